@@ -1,0 +1,53 @@
+# Every target is one line of real commands; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test check demo bench docs clean
+
+BIN := .venv/bin
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+# Made anew when a pin or the project's own metadata changes.
+STAMP := .venv/.installed
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv and install everything, with pinned versions and hashes
+
+$(STAMP): requirements.txt pyproject.toml
+	@test -x $(BIN)/pip || { \
+	  for python in $(PYTHONS); do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	      exec $$python -m venv .venv; \
+	    fi; \
+	  done; \
+	  echo "error: no Python >= 3.11 among: $(PYTHONS)" >&2; \
+	  echo "fix: install one, or make .venv with one yourself: /path/to/python -m venv .venv" >&2; \
+	  exit 4; }
+	@echo 'Installing the pinned packages into .venv, about a minute the first time'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+test: lint ## Run every check and every test
+	$(BIN)/pytest
+
+check: lint ## Run the fast part: lint, types, layers, tests without servers
+	$(BIN)/pytest tests/unit tests/property tests/contract
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: setup ## Start a real Kafka and Valkey, send traffic, show a list before and after the boost
+	$(BIN)/clickwell demo
+
+bench: setup ## Measure throughput and latency on this machine
+	$(BIN)/python benchmarks/run.py
+
+docs: setup ## Write what is generated: JSON Schemas and the reference pages
+	$(BIN)/python -m clickwell.schemas.generate
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove .venv, caches and build output; data in .clickwell stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

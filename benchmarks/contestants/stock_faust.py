@@ -1,0 +1,35 @@
+"""A stock Faust agent, as its guide writes one: `take` a batch, count it, send one pipeline.
+
+python stock_faust.py BOOTSTRAP REDIS_URL DATADIR
+"""
+
+import sys
+
+import faust
+from counting import count, fill
+from redis.asyncio import Redis
+
+bootstrap, url, datadir = sys.argv[1:]
+client = Redis.from_url(url)
+app = faust.App(
+    "stock-faust",
+    broker=f"kafka://{bootstrap}",
+    datadir=datadir,
+    value_serializer="json",
+    consumer_auto_offset_reset="earliest",
+    web_enabled=False,
+)
+topic = app.topic("interactions.v1")
+
+
+@app.agent(topic)
+async def popularity(stream: faust.Stream) -> None:
+    async for events in stream.take(1000, within=1):
+        pipeline = client.pipeline(transaction=False)
+        fill(pipeline, count(events), len(events))
+        await pipeline.execute()
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = ["worker", "--without-web", "-l", "warning"]
+    app.main()

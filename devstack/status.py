@@ -1,0 +1,163 @@
+"""What runs and what does not, as far as it can be seen from outside."""
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import redis
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clickwell.clock import SystemClock
+from clickwell.devstack.state import Component, StackState, supervisor_pid
+from clickwell.kafka import librdkafka_config
+from clickwell.schemas.keys import WORKERS
+from clickwell.serving.connection import connect
+from clickwell.settings import Settings
+
+# Workers report every few seconds; one that missed several reports hangs or is gone.
+_SILENT_MS = 15_000
+_KAFKA_SECONDS = 5.0
+
+
+class WorkerReport(BaseModel):
+    """The last report of one worker.
+
+    Attributes:
+        id: name of the worker.
+        host: machine that it runs on.
+        pid: its process there.
+        at_ms: when it reported, epoch ms.
+        lag: records that are not applied yet, by `lane/topic id/partition`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    host: str = ""
+    pid: int = 0
+    at_ms: int = 0
+    lag: dict[str, int] = {}
+
+    def lag_by_lane(self) -> dict[str, int]:
+        """Return the lag of each lane."""
+        lanes: dict[str, int] = {}
+        for field, records in self.lag.items():
+            lane = field.split("/")[0]
+            lanes[lane] = lanes.get(lane, 0) + records
+        return lanes
+
+
+class ComponentStatus(Component):
+    """A component and whether it answers (servers) or runs (workers)."""
+
+    up: bool
+
+
+class Status(BaseModel):
+    """Everything at a glance.
+
+    Attributes:
+        state: `up`; `starting`; `degraded` when a part that should run does not; `down` when neither a stack runs
+            here nor the servers of the settings answer.
+        data: folder of the stack.
+        pid: process of the supervisor.
+        components: servers and the workers that the supervisor runs.
+        workers: every worker that reported within the last seconds, wherever it runs.
+        lag: records that are not applied yet, by lane, over those workers.
+    """
+
+    state: Literal["up", "starting", "degraded", "down"]
+    data: Path
+    pid: int | None
+    components: list[ComponentStatus]
+    workers: list[WorkerReport]
+    lag: dict[str, int]
+
+
+def look(settings: Settings) -> Status:
+    """Ask every component that is known from `stack.json`, or else from the settings, whether it is up."""
+    pid = supervisor_pid(settings.data)
+    stack = StackState.read(settings.data)
+    known = stack.components if stack else []
+    if not known:
+        known = [
+            Component(name="kafka", origin="yours", address=settings.kafka.bootstrap_servers),
+            Component(name="redis", origin="yours", address=without_password(settings.redis.url)),
+        ]
+    components = [ComponentStatus(**part.model_dump(), up=_is_up(part, settings, pid)) for part in known]
+    workers = worker_reports(settings)
+    lag: dict[str, int] = {}
+    for worker in workers:
+        for lane, records in worker.lag_by_lane().items():
+            lag[lane] = lag.get(lane, 0) + records
+    return Status(
+        state=_state(pid, stack, components),
+        data=settings.data,
+        pid=pid,
+        components=components,
+        workers=workers,
+        lag=lag,
+    )
+
+
+def worker_reports(settings: Settings) -> list[WorkerReport]:
+    """Return the reports of the last seconds, by worker; none when Redis does not answer."""
+    oldest = SystemClock().now_ms() - _SILENT_MS
+    try:
+        with connect(settings) as client:
+            held = cast("dict[bytes, bytes]", client.hgetall(WORKERS))
+    except redis.RedisError:
+        return []
+    reports = []
+    for value in held.values():
+        try:
+            reports.append(WorkerReport.model_validate_json(value))
+        except ValidationError:
+            continue  # written by a newer version; it says nothing about whether that worker runs
+    return sorted((report for report in reports if report.at_ms >= oldest), key=lambda report: report.id)
+
+
+def kafka_answers(settings: Settings) -> bool:
+    """Tell whether the broker of the settings answers."""
+    config: dict[str, Any] = {**librdkafka_config(settings.kafka), "log_level": 0}
+    try:
+        return bool(AdminClient(config).list_topics(timeout=_KAFKA_SECONDS).brokers)
+    except KafkaException:
+        return False
+
+
+def redis_version(settings: Settings) -> str | None:
+    """Return the version of the server of the settings, None when it does not answer."""
+    try:
+        with connect(settings) as client:
+            server = cast("dict[str, str]", client.info("server"))
+    except redis.RedisError:
+        return None
+    return str(server.get("valkey_version") or server["redis_version"])
+
+
+def without_password(url: str) -> str:
+    """Return a Redis URL as it may be shown."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _is_up(part: Component, settings: Settings, supervisor: int | None) -> bool:
+    if part.name == "kafka":
+        return kafka_answers(settings)
+    if part.name == "redis":
+        return redis_version(settings) is not None
+    return supervisor is not None and part.pid is not None
+
+
+def _state(
+    pid: int | None, stack: StackState | None, components: list[ComponentStatus]
+) -> Literal["up", "starting", "degraded", "down"]:
+    all_up = all(part.up for part in components)
+    if pid is None:
+        # A file without a supervisor was left by a stack that was killed; without either, the servers are the user's.
+        return "up" if stack is None and all_up else "down"
+    if stack is None or not stack.ready:
+        return "starting"
+    return "up" if all_up else "degraded"

@@ -1,0 +1,73 @@
+"""Writes docs/settings.md from the fields of `clickwell.settings`: `python docs/generate.py`."""  # noqa: INP001  # a script
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from clickwell.settings import Settings
+
+PAGE = Path(__file__).with_name("settings.md")
+HEAD = """\
+# Settings
+
+<!-- Written by docs/generate.py from src/clickwell/settings.py; `make docs` writes it anew. -->
+
+Each setting is read once, when a process starts, from the first of these that has it: the environment, the addresses
+that `clickwell up` wrote to `DIR/stack.json`, the default. Lists and mappings are written as JSON, for example
+`CLICKWELL_POPULARITY__SIGNALS='["click", "purchase"]'`.
+"""
+
+
+def page() -> str:
+    """Return the text of docs/settings.md."""
+    return "\n".join([HEAD, *_section("Root", Settings, "CLICKWELL_"), *_groups()])
+
+
+def _groups() -> Iterator[str]:
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _section(name.capitalize(), field.annotation, f"CLICKWELL_{name.upper()}__")
+
+
+def _section(title: str, group: type[BaseModel], prefix: str) -> Iterator[str]:
+    yield f"## {title}\n"
+    if title != "Root":
+        yield f"{group.__doc__}\n"
+    yield "| variable | default | allowed | meaning |"
+    yield "|---|---|---|---|"
+    for name, schema in group.model_json_schema()["properties"].items():
+        if "$ref" not in schema:
+            cells = (f"`{prefix}{name.upper()}`", _default(schema), _allowed(schema), schema["description"])
+            yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    yield ""
+
+
+def _default(schema: dict[str, Any]) -> str:
+    value = schema.get("default")
+    if value is None or value == "":
+        return "none"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """Return the type and bounds of a setting in words."""
+    if "anyOf" in schema:
+        return " or ".join(_allowed(choice) for choice in schema["anyOf"] if choice["type"] != "null")
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("format") in {"path", "password"}:
+        return {"path": "path", "password": "secret text"}[schema["format"]]
+    words = {"integer": "whole number", "number": "number", "string": "text", "array": "list", "object": "mapping"}
+    bounds = [
+        f"{sign} {schema[rule]:,}"
+        for rule, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
+        if rule in schema
+    ]
+    return " ".join([words[schema["type"]], ", ".join(bounds)]).strip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What sends events to Kafka: the emitters, the file publisher and the simulator."""

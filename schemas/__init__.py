@@ -1,0 +1,1 @@
+"""The contracts: events, topics, Redis keys and rings. Imports no client library."""

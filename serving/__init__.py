@@ -1,0 +1,1 @@
+"""What rerankers and people read: boosts, counts, trending documents, progress. Reads Redis, never writes it."""

@@ -1,0 +1,156 @@
+"""Order a result list by score times boost, and say why.
+
+```python
+stage = {"interaction_types": ["click", "purchase"], "time_window_days": 7, "boost_multiplier": 1.2}
+for result in rerank(results, reader, stage, explain=True):
+    print(result.feature_id, result.score, result.why.sentence)
+```
+
+A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, or a pair (id, score).
+Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any result
+lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clickwell.errors import InputError
+from clickwell.serving.boosts import DEFAULT_STAGE, AsyncBoostReader, BoostReader
+from clickwell.serving.formula import BoostByInteractionCount, stage_of
+from clickwell.serving.snapshot import Boost, Boosts, Snapshot
+
+ID_NAMES = ("feature_id", "document_id", "id")
+
+T = TypeVar("T")
+Stage = BoostByInteractionCount | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a result stands where it stands.
+
+    Attributes:
+        rank_before, rank_after: 0-based places in the given and in the returned list.
+        score_before: the score that was boosted.
+        stages: what each stage counted and made of it.
+        sentence: the same for people, such as `x1.20  412 clicks, 31 purchases in 7 days`.
+    """
+
+    rank_before: int
+    rank_after: int
+    score_before: float
+    stages: tuple[Boost, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked(Generic[T]):
+    """One result in its new place.
+
+    Attributes:
+        item: what was handed in, untouched.
+        feature_id: its document.
+        score: the boosted score.
+        boost: product of the stages' boosts.
+        why: set when `explain` was asked for.
+    """
+
+    item: T
+    feature_id: str
+    score: float
+    boost: float
+    why: Why | None = None
+
+
+def rerank(
+    results: Sequence[T],
+    reader: BoostReader,
+    boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
+    *,
+    explain: bool = False,
+) -> list[Ranked[T]]:
+    """Return the results by boosted score, highest first; equal scores keep their order.
+
+    One round trip, whatever the number of stages. If Redis is of no use, the scores stay as they are.
+
+    Raises:
+        InputError: a result has no id.
+        SettingsError: a stage is malformed.
+    """
+    stages, ids = _stages(boost_by_interaction_count), _ids(results)
+    return _order(results, reader.read(ids), stages, explain=explain)
+
+
+async def arerank(
+    results: Sequence[T],
+    reader: AsyncBoostReader,
+    boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
+    *,
+    explain: bool = False,
+) -> list[Ranked[T]]:
+    """Do the same as `rerank`, for asyncio."""
+    stages, ids = _stages(boost_by_interaction_count), _ids(results)
+    return _order(results, await reader.read(ids), stages, explain=explain)
+
+
+def _order(
+    results: Sequence[T], snapshot: Snapshot, stages: list[BoostByInteractionCount], *, explain: bool
+) -> list[Ranked[T]]:
+    applied = [snapshot.boosts(stage) for stage in stages]
+    boosts: NDArray[np.float64] = np.ones(len(results))
+    for stage in applied:
+        boosts *= stage.values
+    before = _scores(results)
+    after = np.where(before < 0, before / boosts, before * boosts)
+    order = np.argsort(-after, kind="stable").tolist()
+    return [
+        Ranked(
+            item=results[row],
+            feature_id=snapshot.feature_ids[row],
+            score=float(after[row]),
+            boost=float(boosts[row]),
+            why=_why(row, rank, float(before[row]), float(boosts[row]), applied) if explain else None,
+        )
+        for rank, row in enumerate(order)
+    ]
+
+
+def _why(row: int, rank: int, score: float, boost: float, applied: list[Boosts]) -> Why:
+    stages = tuple(stage[row] for stage in applied)
+    # Several stages that could not be read all say the same.
+    sentence = f"x{boost:.2f}  {', '.join(dict.fromkeys(stage.why(row) for stage in applied))}"
+    return Why(row, rank, score, stages, sentence)
+
+
+def _stages(given: Stage | Iterable[Stage]) -> list[BoostByInteractionCount]:
+    return [stage_of(stage) for stage in ([given] if isinstance(given, (BoostByInteractionCount, Mapping)) else given)]
+
+
+def _ids(results: Sequence[Any]) -> list[str]:
+    return [_id(result, row) for row, result in enumerate(results)]
+
+
+def _id(result: Any, row: int) -> str:
+    if isinstance(result, (tuple, list)):
+        return str(result[0])
+    for name in ID_NAMES:
+        value = _field(result, name)
+        if value is not None:
+            return str(value)
+    raise InputError(f"result {row} has none of {', '.join(ID_NAMES)}")
+
+
+def _scores(results: Sequence[Any]) -> NDArray[np.float64]:
+    scores = [result[1] if isinstance(result, (tuple, list)) else _field(result, "score") for result in results]
+    if any(score is None or math.isnan(score) for score in scores):
+        return 1 / np.arange(1.0, len(scores) + 1)
+    return np.array(scores, np.float64)
+
+
+def _field(result: Any, name: str) -> Any:
+    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)

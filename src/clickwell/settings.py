@@ -1,0 +1,220 @@
+"""Every setting, read once when a process starts and passed down from there.
+
+A setting comes from, in this order: the environment (`CLICKWELL_KAFKA__BOOTSTRAP_SERVERS=...`, nesting by two
+underscores), the addresses that `clickwell up` wrote to `DIR/stack.json`, the default beside the field.
+No other module reads the environment.
+"""
+
+import json
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from clickwell.clock import MS_PER_HOUR
+from clickwell.errors import SettingsError
+
+DEFAULT_DATA = Path(".clickwell")
+STACK_FILE = "stack.json"
+
+# Content of stack.json while `Settings.load` runs: a pydantic-settings source has no other way to be handed a value.
+_stack: ContextVar[dict[str, Any]] = ContextVar("stack", default={})  # noqa: B039  # never mutated
+
+SignalName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class KafkaSettings(_Group):
+    """Where the broker is, and how to log in. The same values configure librdkafka and aiokafka."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Comma-separated host:port list."""
+    group: str = "clickwell"
+    """Consumer group of the workers. It serves membership and lag displays; offsets that count live in Redis."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How to connect."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """Used with a SASL protocol only."""
+    sasl_username: str = ""
+    """User of the broker."""
+    sasl_password: SecretStr = SecretStr("")
+    """Password of the broker's user."""
+    ssl_cafile: Path | None = None
+    """PEM file with the certificate authority; the system's own when absent."""
+    partitions: int = Field(default=6, ge=1, le=4096)
+    """Partitions of a topic that clickwell creates itself."""
+    replication: int = Field(default=1, ge=1, le=16)
+    """Replication factor of a topic that clickwell creates itself."""
+    retention_days: int = Field(default=10, ge=2, le=3650)
+    """Retention of the event topics. Longer than the window plus the longest outage, or a rebuild would lack events."""
+
+
+class RedisSettings(_Group):
+    """Where Redis (>= 7.0) or Valkey is."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    """redis://, rediss:// (TLS) or unix:// address, with user and password where ACLs are used."""
+    timeout: float = Field(default=5.0, gt=0, le=60)
+    """Seconds that the workers wait for an answer before they rewind and ask again."""
+
+
+class PopularitySettings(_Group):
+    """What is counted for boosts. A change needs `clickwell rebuild`: the rings in Redis have another shape then."""
+
+    signals: tuple[SignalName, ...] = ("click", "long_view", "add_to_cart", "purchase")
+    """Signals that get a ring, in the order of their bits; at most 8."""
+    slot_hours: int = Field(default=6, ge=1, le=24)
+    """Length of one slot. Shorter slots make the window's edge sharper and every document's ring larger."""
+    window_days: int = Field(default=7, ge=1, le=30)
+    """Length of the rolling window."""
+    long_view_ms: int = Field(default=30_000, ge=1)
+    """A click with at least this `duration_ms` also counts as a long_view."""
+    trending_half_life_hours: int = Field(default=24, ge=1, le=24 * 30)
+    """Age at which an interaction weighs half in the trending list."""
+    trending_weights: dict[SignalName, float] = {"click": 1.0, "long_view": 1.0, "add_to_cart": 3.0, "purchase": 5.0}
+    """Weight of each signal in the trending list; signals without a ring are ignored."""
+    dedup_hours: int = Field(default=1, ge=1, le=24)
+    """An interaction_id seen again within this time (of the broker's clock) counts once."""
+
+    @property
+    def slot_ms(self) -> int:
+        """Length of one slot in milliseconds."""
+        return self.slot_hours * MS_PER_HOUR
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not 1 <= len(self.signals) <= 8 or len(set(self.signals)) != len(self.signals):
+            raise ValueError("signals: name 1 to 8 different signals")
+        if 24 % self.slot_hours:
+            raise ValueError(f"slot_hours: {self.slot_hours} does not divide a day; use 1, 2, 3, 4, 6, 8, 12 or 24")
+        return self
+
+
+class WorkerSettings(_Group):
+    """How a worker behaves. The defaults suit production; tests shorten the times."""
+
+    chunk_records: int = Field(default=4000, ge=1, le=20_000)
+    """Records handed to a lane at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
+    fetch_bytes: int = Field(default=1 << 20, ge=1 << 12, le=1 << 26)
+    """Bytes asked of the broker for one partition at once."""
+    session_timeout: float = Field(default=30.0, ge=6, le=300)
+    """Seconds without a heartbeat after which the broker gives a worker's partitions to others."""
+    heartbeat_interval: float = Field(default=3.0, ge=0.5, le=60)
+    """Seconds between heartbeats."""
+    metadata_max_age: float = Field(default=30.0, ge=1, le=300)
+    """Seconds after which new partitions of a topic are noticed."""
+    instance_id: str = ""
+    """Static group membership: a worker that comes back under the same id causes no rebalance. Unique per worker."""
+    stall_seconds: float = Field(default=60.0, ge=5, le=3600)
+    """The watchdog ends a worker that has lag, an answering Redis and no progress for this long; a supervisor restarts it."""
+    stop_seconds: float = Field(default=20.0, ge=1, le=300)
+    """After SIGTERM the worker is gone within this time, whatever hangs."""
+    idle_seconds: float = Field(default=2.0, ge=0.2, le=60)
+    """How often idle shards are advanced and a lost Redis is looked for."""
+    failpoint: str = ""
+    """For fault tests: `name:n` kills the worker at the n-th visit of a named place in its code. Off when empty."""
+
+
+class EmitterSettings(_Group):
+    """How the emitter buffers."""
+
+    buffer_events: int = Field(default=200_000, ge=1, le=10_000_000)
+    """Events held in memory at most while the broker is slow."""
+    block_seconds: float = Field(default=0.05, ge=0, le=60)
+    """Longest time that `emit` holds its caller when the buffer is full, before the event goes to the spool."""
+    spool: Path | None = None
+    """Folder for events that the broker could not take; they are sent, in order, when it is back. Off when absent."""
+    spool_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    """Size at which the spool is full."""
+    linger_ms: float = Field(default=5.0, ge=0, le=1000)
+    """How long librdkafka gathers events into one batch."""
+    compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
+    """Codec of the batches."""
+
+
+class BoostSettings(_Group):
+    """How readers behave."""
+
+    timeout: float = Field(default=0.05, gt=0, le=10)
+    """Seconds after which a reader gives up and answers with the neutral boost."""
+    max_age_seconds: float = Field(default=3600.0, gt=0)
+    """Counters whose workers made no progress for longer than this are stale: the boost is neutral."""
+    cache_seconds: float = Field(default=0.0, ge=0, le=60)
+    """Keep what was read for this long in the process; 0 asks Redis every time."""
+
+
+class _StackSource(PydanticBaseSettingsSource):
+    """The addresses that `clickwell up` wrote."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return _stack.get().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return _stack.get()
+
+
+class Settings(BaseSettings):
+    """All settings of one process; use `Settings.load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CLICKWELL_", env_nested_delimiter="__", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    data: Path = DEFAULT_DATA
+    """Folder of the local stack: logs, Kafka's and Valkey's files, `stack.json`."""
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    popularity: PopularitySettings = PopularitySettings()
+    worker: WorkerSettings = WorkerSettings()
+    emitter: EmitterSettings = EmitterSettings()
+    boosts: BoostSettings = BoostSettings()
+
+    @classmethod
+    def load(cls, data: Path | None = None, **overrides: Any) -> Self:
+        """Read the environment and `stack.json` of `data` (default `CLICKWELL_DATA`, else `.clickwell`).
+
+        Raises:
+            SettingsError: a value is malformed, or stack.json is not readable JSON.
+        """
+        try:
+            folder = data or cls().data
+            given: dict[str, Any] = {"data": folder, **overrides}
+            token = _stack.set(_read_stack(folder / STACK_FILE))
+            try:
+                return cls(**given)
+            finally:
+                _stack.reset(token)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"CLICKWELL_{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()
+            )
+            raise SettingsError(problems, fix="mend the named environment variables") from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the stack file below the environment and above the defaults."""
+        return init_settings, env_settings, file_secret_settings, _StackSource(settings_cls)
+
+
+def _read_stack(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{path} cannot be read: {error}", fix=f"remove {path} and run `clickwell up` again"
+        ) from None
+    return {name: content[name] for name in ("kafka", "redis") if name in content}

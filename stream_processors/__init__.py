@@ -1,0 +1,1 @@
+"""Kafka to Redis: chunks of records, decoded by column, applied exactly once beside their offsets."""

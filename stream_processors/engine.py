@@ -1,0 +1,330 @@
+"""The part of a worker that makes counting exact: one state machine for each assigned partition.
+
+Nothing that Faust or aiokafka does is trusted. A partition accepts a chunk only if it continues where the last accepted
+one ended; whatever they drop, repeat, reorder or deliver too late is either old (dropped) or a gap (seek back). Redis
+decides what was applied: on any answer but "applied", and on any doubt, the partition *rewinds*, which means it forgets
+what it believed, reloads every stored offset and seeks to the lowest.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Protocol
+
+from clickwell.errors import ClickwellError, LayoutError, TopicRecreatedError
+from clickwell.schemas.keys import SHARDS
+from clickwell.stream_processors.dead_letters import DeadLetters
+from clickwell.stream_processors.decode import Batch, Decoder, Record
+from clickwell.stream_processors.ledger import Call, Ledger, Outcome
+from clickwell.stream_processors.popularity import PopularityLane, Work
+
+log = logging.getLogger(__name__)
+
+TP = tuple[str, int]
+
+# Larger than any offset: a partition at this position accepts nothing.
+NOWHERE = 1 << 62
+# A seek that brings no chunk within this time, or lag without progress, is tried again: the chunk that would have shown
+# the gap may be the last one of the log.
+IMPATIENCE = 5.0
+
+
+@dataclass
+class Stats:
+    """What a worker has done since it started."""
+
+    applied: int = 0
+    counted: int = 0
+    late: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    rewinds: int = 0
+    lost: int = 0
+
+
+@dataclass
+class Part:
+    """One assigned partition.
+
+    Attributes:
+        generation: name of the counters that are written.
+        name: the partition's field in the ledger.
+        done: next offset of each shard, as far as this worker knows.
+        position: next offset to accept.
+        epoch: counts rewinds; work begun in an earlier epoch is thrown away.
+        seeking_since: when the last seek was asked for, until the first chunk after it arrives.
+        applying: the one call in flight.
+        all_at: when all shards were last moved, also those that the records did not touch.
+        gap: the last (position, first offset) that did not fit; seen again after a seek, the log may have a hole.
+        received_ms: broker's time of the last applied record.
+    """
+
+    topic: str
+    partition: int
+    generation: str = ""
+    name: str = ""
+    done: list[int] = field(default_factory=lambda: [NOWHERE] * SHARDS)
+    position: int = NOWHERE
+    epoch: int = 0
+    seeking_since: float = 0.0
+    applying: asyncio.Task[None] | None = None
+    all_at: float = 0.0
+    gap: tuple[int, int] | None = None
+    progress_at: float = field(default_factory=time.monotonic)
+    received_ms: int = 0
+
+    @property
+    def tp(self) -> TP:
+        """Topic and partition."""
+        return self.topic, self.partition
+
+    @property
+    def idle(self) -> bool:
+        """Nothing in flight and not on the way to another offset."""
+        return self.position != NOWHERE and (self.applying is None or self.applying.done())
+
+
+class Standing(Protocol):
+    """Where a partition stands in the generation that is to be written; see `clickwell.stream_processors.resume`."""
+
+    async def load(self, part: Part) -> list[int]:
+        """Set the part's generation and field, and return the next offset of each shard."""
+        ...
+
+    async def first_record(self, part: Part, offset: int) -> int:
+        """Return the offset of the first record that really exists at or after `offset`."""
+        ...
+
+
+class Engine:
+    """Feeds chunks of all assigned partitions to one lane.
+
+    Args:
+        seek: moves the consumer; called with {(topic, partition): offset}.
+        fatal: told of an error that no retry can mend; must end the process.
+    """
+
+    def __init__(
+        self,
+        lane: PopularityLane,
+        ledger: Ledger,
+        standing: Standing,
+        dead_letters: DeadLetters,
+        seek: Callable[[Mapping[TP, int]], Awaitable[None]],
+        fatal: Callable[[ClickwellError], None],
+        *,
+        idle_seconds: float,
+    ) -> None:
+        self.parts: dict[TP, Part] = {}
+        self.stats = Stats()
+        self.redis_answered_at = time.monotonic()
+        self._lane = lane
+        self._ledger = ledger
+        self._standing = standing
+        self._dead_letters = dead_letters
+        self._seek = seek
+        self._fatal = fatal
+        self._idle_seconds = idle_seconds
+        self._decoder = Decoder()
+        self._rewinds: set[asyncio.Task[None]] = set()
+
+    async def assign(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Take over exactly these partitions and return the positions that are known by now.
+
+        May be called again at any time. Does not wait for an unreachable Redis: such a partition accepts nothing and
+        keeps trying.
+        """
+        # New objects even for partitions that stay: whatever is in flight for the old ones can no longer matter.
+        self.parts = {tp: Part(*tp) for tp in sorted(tps)}
+        rewinds = [self._start_rewind(part, "assigned") for part in self.parts.values()]
+        if rewinds:
+            await asyncio.wait(rewinds, timeout=IMPATIENCE)
+        return {part.tp: part.position for part in self.parts.values() if part.position != NOWHERE}
+
+    async def feed(self, tp: TP, records: Sequence[Record]) -> None:
+        """Take one chunk: consecutive records of one partition. Never raises; a failure rewinds the partition."""
+        part = self.parts.get(tp)
+        if part is None or records[-1].offset < part.position:
+            return
+        if records[0].offset > part.position:
+            self._miss(part, records[0].offset)
+            return
+        if records[0].offset < part.position:
+            records = [record for record in records if record.offset >= part.position]
+        part.seeking_since, part.gap = 0.0, None
+        epoch = part.epoch
+        try:
+            for bucket, run in self._runs(records):
+                if not await self._feed_run(part, epoch, bucket, run):
+                    return
+        except Exception as error:  # noqa: BLE001  # whatever it is, only a reload is safe
+            self.fail(tp, error)
+
+    def fail(self, tp: TP, error: Exception) -> None:
+        """Rewind a partition after an exception in its path."""
+        if part := self.parts.get(tp):
+            log.debug("%s-%d failed", *tp, exc_info=error)
+            self._start_rewind(part, repr(error))
+
+    async def tick(self, end_of: Callable[[TP], int]) -> None:
+        """Advance idle shards, notice a lost Redis, and rewind partitions that wait for a chunk that will not come.
+
+        Args:
+            end_of: the log's end of a partition, as far as the consumer knows it.
+        """
+        now = time.monotonic()
+        for part in list(self.parts.values()):
+            waiting_since = part.seeking_since or (part.progress_at if end_of(part.tp) > part.position else now)
+            if part.seeking_since and end_of(part.tp) <= part.position:
+                part.seeking_since = 0.0
+            elif part.idle and now - waiting_since > IMPATIENCE:
+                self._start_rewind(part, "no chunk came")
+            elif part.idle and not part.seeking_since:
+                part.applying = asyncio.create_task(self._apply(part, part.epoch, part.position, 0, None))
+
+    def rewind_all(self, why: str) -> None:
+        """Reload every partition, for example because another generation is to be written now."""
+        for part in self.parts.values():
+            self._start_rewind(part, why)
+
+    async def settle(self) -> None:
+        """Wait for the calls in flight; for a graceful stop."""
+        running = [part.applying for part in self.parts.values() if part.applying]
+        if running:
+            await asyncio.wait(running)
+
+    def _runs(self, records: Sequence[Record]) -> Iterator[tuple[int, Sequence[Record]]]:
+        """Cut records where the dedup bucket changes, which it rarely does."""
+        times = [record.timestamp for record in records]
+        bucket = self._lane.bucket(min(times))
+        if bucket == self._lane.bucket(max(times)):
+            yield bucket, records
+            return
+        for bucket, run in groupby(records, lambda record: self._lane.bucket(record.timestamp)):
+            yield bucket, list(run)
+
+    async def _feed_run(self, part: Part, epoch: int, bucket: int, records: Sequence[Record]) -> bool:
+        batch = self._decoder.decode(records)
+        ahead = max(part.done) > records[0].offset
+        work = self._lane.work(batch, part.done if ahead else None)
+        if batch.bad:
+            await self._send_dead_letters(part, batch)
+        if part.applying is not None:
+            await part.applying
+        # No await from here to the new task: between check and use nobody may rewind.
+        if part.epoch != epoch or self.parts.get(part.tp) is not part:
+            return False
+        part.position = records[-1].offset + 1
+        part.received_ms = records[-1].timestamp
+        part.applying = asyncio.create_task(self._apply(part, epoch, part.position, bucket, work))
+        # Let the call reach the socket, so that Redis works while the next chunk is decoded.
+        await asyncio.sleep(0)
+        return True
+
+    async def _apply(self, part: Part, epoch: int, next_offset: int, bucket: int, work: Work | None) -> None:
+        """Bring the shards of one partition to `next_offset`; on any doubt rewind."""
+        try:
+            shares = work.shards if work else {}
+            everything = work is None or time.monotonic() - part.all_at > self._idle_seconds
+            todo = [
+                shard
+                for shard in (range(SHARDS) if everything else shares)
+                # A tick also calls shards that need not move: the comparison is what finds a lost Redis.
+                if part.done[shard] < next_offset or work is None
+            ]
+            while todo:
+                calls = [
+                    Call(
+                        shard,
+                        part.done[shard],
+                        max(next_offset, part.done[shard]),
+                        bucket,
+                        self._lane.arguments(shares.get(shard)),
+                    )
+                    for shard in todo
+                ]
+                replies = await self._ledger.apply(part.generation, part.name, calls)
+                self.redis_answered_at = time.monotonic()
+                if part.epoch != epoch:
+                    return
+                if any(reply.outcome is Outcome.REWIND for reply in replies):
+                    self._start_rewind(part, "Redis stands elsewhere")
+                    return
+                todo = []
+                for call, reply in zip(calls, replies, strict=True):
+                    if reply.outcome is Outcome.APPLIED:
+                        part.done[call.shard] = call.next
+                    else:
+                        assert work is not None
+                        self._lane.drop(work, call.shard, reply.duplicates)
+                        todo.append(call.shard)
+            if everything:
+                part.all_at = time.monotonic()
+            if work:
+                self._count(part, work)
+        except Exception as error:  # noqa: BLE001  # what was applied is unknown, so only a reload is safe
+            if part.epoch == epoch:
+                self.fail(part.tp, error)
+
+    def _count(self, part: Part, work: Work) -> None:
+        part.progress_at = time.monotonic()
+        self.stats.applied += len(work.batch.rows) + len(work.batch.bad)
+        self.stats.counted += work.counted
+        self.stats.late += work.late
+        self.stats.duplicates += work.duplicates
+
+    async def _send_dead_letters(self, part: Part, batch: Batch) -> None:
+        sent = await self._dead_letters.send(part.topic, part.partition, batch.bad)
+        self.stats.dead_letters += sent
+
+    def _miss(self, part: Part, first: int) -> None:
+        """Deal with a chunk that begins beyond the position: records before it are missing."""
+        if part.position == NOWHERE:
+            return
+        gap = (part.position, first)
+        if not part.seeking_since:
+            part.gap = gap
+            self._start_rewind(part, f"expected offset {part.position}, got {first}")
+        elif part.gap == gap:
+            # The same again after the seek: the log may have no records there, as after a transaction's marker.
+            part.gap = None
+            self._start_rewind(part, f"offsets {part.position} to {first - 1} are missing twice", probe=True)
+
+    def _start_rewind(self, part: Part, why: str, *, probe: bool = False) -> asyncio.Task[None]:
+        """Stop accepting at once, then reload and seek in a task of its own."""
+        # Before the first await: a queued chunk that still fits the old position must not slip in.
+        part.position = NOWHERE
+        part.epoch += 1
+        task = asyncio.create_task(self._rewind(part, part.epoch, why, probe=probe))
+        self._rewinds.add(task)
+        task.add_done_callback(self._rewinds.discard)
+        return task
+
+    async def _rewind(self, part: Part, epoch: int, why: str, *, probe: bool) -> None:
+        log.info("%s-%d rewinds: %s", part.topic, part.partition, why)
+        self.stats.rewinds += 1
+        delay = 0.05
+        while part.epoch == epoch and self.parts.get(part.tp) is part:
+            try:
+                done = await self._standing.load(part)
+                position = await self._standing.first_record(part, min(done)) if probe else min(done)
+                self.redis_answered_at = time.monotonic()
+                # Another rewind, or another owner of the partition, began meanwhile: theirs counts.
+                if part.epoch != epoch or self.parts.get(part.tp) is not part:
+                    return
+                part.epoch = epoch = epoch + 1
+                part.done, part.all_at = done, 0.0
+                part.position, part.seeking_since = position, time.monotonic()
+                await self._seek({part.tp: position})
+            except (TopicRecreatedError, LayoutError) as error:
+                self._fatal(error)
+                return
+            except Exception as error:  # noqa: BLE001  # a server that is away comes back; the watchdog ends the rest
+                log.warning("%s-%d waits to rewind: %s", part.topic, part.partition, error)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 2.0)
+            else:
+                return

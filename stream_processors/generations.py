@@ -1,0 +1,131 @@
+"""Which set of counters is written and which is read, and how a new set takes over from an old one.
+
+Readers follow `{cw1}:active`. When Redis holds nothing, or on request, a new generation is built from the log beside
+whatever readers see, and the pointer moves once it has caught up: readers get the old counts or the new, never a half.
+While a generation is being built the one before it stands still.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+
+from clickwell.errors import LayoutError
+from clickwell.schemas.keys import ACTIVE, BUILDING, DISCARD, SHARDS, ledger_key
+from clickwell.schemas.rings import Generation, Layout
+from clickwell.settings import PopularitySettings
+from clickwell.stream_processors.failpoints import Failpoints
+
+log = logging.getLogger(__name__)
+
+
+def new_generation(settings: PopularitySettings, targets: Mapping[str, int]) -> Generation:
+    """Return a generation that begins now and is complete when every ledger field has reached its target offset."""
+    now_ms = time.time_ns() // 1_000_000
+    return Generation(
+        # Seconds in base 36: short, because it stands in every key, and never used before.
+        name=_base36(now_ms // 1000),
+        layout=Layout.of(settings),
+        half_life_hours=settings.trending_half_life_hours,
+        weights=settings.trending_weights,
+        started_ms=now_ms,
+        targets=dict(targets),
+    )
+
+
+def history_start_ms(generation: Generation, dedup_ms: int) -> int:
+    """Return the broker's time from which the log must be read to build a generation.
+
+    That is the window, and before it the time in which a first copy of a repeated event may lie.
+    """
+    window_ms = (generation.layout.window + 1) * generation.layout.slot_ms
+    return generation.started_ms - window_ms - 2 * dedup_ms
+
+
+class Generations:
+    """Reads and moves the pointers."""
+
+    def __init__(self, client: "Redis", settings: PopularitySettings, failpoints: Failpoints) -> None:
+        self._client = client
+        self._settings = settings
+        self._failpoints = failpoints
+
+    async def target(self) -> tuple[Generation | None, bool]:
+        """Return the generation that workers write, and whether it is still being built; None when there is none.
+
+        Raises:
+            LayoutError: its counters have another shape than the settings ask for.
+        """
+        building, active = await self._client.mget(BUILDING, ACTIVE)
+        pointer = building or active
+        if pointer is None:
+            return None, False
+        generation = Generation.model_validate_json(pointer)
+        if generation.layout != Layout.of(self._settings):
+            raise LayoutError(
+                "the counters in Redis were built with other popularity settings than this worker's",
+                why=f"there: {generation.layout}; here: {Layout.of(self._settings)}",
+                fix="set the old values again, or run `clickwell rebuild` with the new ones and restart all workers",
+            )
+        return generation, bool(building)
+
+    async def begin(self, targets: Mapping[str, int]) -> Generation:
+        """Begin a new generation, or join the one that another worker has begun meanwhile."""
+        fresh = new_generation(self._settings, targets)
+        if await self._client.set(BUILDING, fresh.model_dump_json(), nx=True):
+            log.warning("building generation %s of the counters from the log", fresh.name)
+        generation, _ = await self.target()
+        return generation or fresh
+
+    async def finish(self, generation: Generation) -> bool:
+        """Let readers see a generation that has reached its targets; False when another worker was first."""
+        await self._failpoints.reach("before_flip")
+        complete = generation.model_copy(update={"targets": {}})
+        won = await self._client.fcall(
+            "clickwell1_flip", 3, BUILDING, ACTIVE, DISCARD, generation.name, complete.model_dump_json()
+        )
+        if won:
+            log.warning("generation %s is complete; readers see it now", generation.name)
+        return bool(won)
+
+    async def discard_old(self) -> int:
+        """Remove the keys of generations that were replaced; return how many keys went."""
+        removed = 0
+        for raw in await self._client.smembers(DISCARD):
+            name = raw.decode() if isinstance(raw, bytes) else raw
+            keys: list[bytes] = []
+            async for key in self._client.scan_iter(match=f"cw1:{{s???}}:{name}:*", count=1000):
+                keys.append(key)
+                if len(keys) >= 1000:
+                    removed += await self._unlink(keys)
+            removed += await self._unlink(keys)
+            await self._client.srem(DISCARD, name)
+        return removed
+
+    async def reached(self, generation: Generation) -> bool:
+        """Say whether every shard has applied the log up to the generation's targets."""
+        pipe = self._client.pipeline(transaction=False)
+        fields = list(generation.targets)
+        if not fields:
+            return True
+        for shard in range(SHARDS):
+            pipe.hmget(ledger_key(shard, generation.name), fields)
+        for values in await pipe.execute():
+            for field, value in zip(fields, values, strict=True):
+                if value is None or int(value.split()[0]) < generation.targets[field]:
+                    return False
+        return True
+
+    async def _unlink(self, keys: list[bytes]) -> int:
+        gone = int(await self._client.unlink(*keys)) if keys else 0
+        keys.clear()
+        return gone
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits

@@ -1,0 +1,166 @@
+"""The offsets and effects in Redis: one atomic function call for each shard, a pipeline for each chunk."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib.resources import files
+from typing import Any
+
+import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from clickwell.schemas.keys import SHARDS, ledger_key, shard_prefix
+from clickwell.stream_processors.failpoints import Failpoints
+from clickwell.stream_processors.popularity import Arg
+
+log = logging.getLogger(__name__)
+
+LIBRARY = files("clickwell.stream_processors").joinpath("functions.lua")
+
+
+class Outcome(Enum):
+    """What became of one shard's call."""
+
+    APPLIED = "applied"
+    """The effects and the next offset are stored, by this call or by an earlier try of it."""
+    DUPLICATES = "duplicates"
+    """Nothing changed: some ids were seen before; take them out and call again."""
+    REWIND = "rewind"
+    """Nothing changed: Redis stands elsewhere than this worker believed. Only reloading every offset is safe."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One shard's share of a chunk.
+
+    Attributes:
+        expected: offset that Redis must hold for the call to have an effect.
+        next: offset stored with the effects.
+        bucket: dedup bucket of the records; 0 when only the offset moves.
+    """
+
+    shard: int
+    expected: int
+    next: int
+    bucket: int
+    arguments: list[Arg]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Outcome of one call, and the indices of the ids that were seen before."""
+
+    outcome: Outcome
+    duplicates: tuple[int, ...] = ()
+
+
+class Ledger:
+    """Loads and moves the offsets of one lane; all calls of a shard are atomic and exclude each other.
+
+    A call that lost its reply may be sent again or forgotten: the comparison with the expected offset admits each
+    range of records once, whoever sends it and however often.
+    """
+
+    def __init__(self, client: "Redis", lane: str, failpoints: Failpoints) -> None:
+        self._client = client
+        self._lane = lane
+        self._failpoints = failpoints
+
+    async def install(self) -> None:
+        """Load the function library; safe to repeat and to do from many workers at once."""
+        await self._client.function_load(LIBRARY.read_text(), replace=True)
+
+    async def load(self, generation: str, field: str) -> list[int | None]:
+        """Return the next offset of each shard; None where the shard's ledger does not know the field."""
+        pipe = self._client.pipeline(transaction=False)
+        for shard in range(SHARDS):
+            pipe.hget(ledger_key(shard, generation), field)
+        return [int(value.split()[0]) if value else None for value in await pipe.execute()]
+
+    async def open(self, generation: str, field: str, shards: Sequence[int], start: int) -> None:
+        """Let the given shards begin at `start`, unless another worker was first."""
+        pipe = self._client.pipeline(transaction=False)
+        for shard in shards:
+            key = ledger_key(shard, generation)
+            pipe.hsetnx(key, "generation", generation)
+            pipe.hsetnx(key, field, f"{start} 0")
+        await pipe.execute()
+
+    async def apply(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
+        """Send all calls in one pipeline and return a reply for each, in order.
+
+        Raises:
+            redis.RedisError: Redis is away or refuses; what was applied is unknown, so the caller must rewind.
+        """
+        await self._failpoints.reach("before_apply")
+        if self._failpoints.armed("between_shards"):
+            await self._send(generation, field, calls[: len(calls) // 2])
+            await self._failpoints.reach("between_shards")
+        replies = await self._send(generation, field, calls)
+        await self._failpoints.reach("after_apply")
+        return replies
+
+    async def _exchange(self, packed: bytes, replies: int) -> list[Any]:
+        """Write packed commands and read their replies; redis-py's own pipeline packs each argument in Python."""
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(packed)
+            results: list[Any] = []
+            for _ in range(replies):
+                try:
+                    results.append(await connection.read_response())
+                except ResponseError as error:
+                    results.append(error)
+        except BaseException:
+            # Replies may still be on their way: they must not be taken for those of the next commands.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+        return results
+
+    async def _send(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
+        packed = b"".join(
+            hiredis.pack_command(
+                (  # type: ignore[arg-type]  # hiredis' stub knows only tuples of one element
+                    "FCALL",
+                    "clickwell1_apply",
+                    2,
+                    ledger_key(call.shard, generation),
+                    shard_prefix(call.shard, generation),
+                    self._lane,
+                    field,
+                    call.expected,
+                    call.next,
+                    call.bucket,
+                    *call.arguments,
+                )
+            )
+            for call in calls
+        )
+        results = await self._exchange(packed, len(calls))
+        for result in results:
+            if isinstance(result, ResponseError) and "unction not found" in str(result):
+                # A new or restored server without the library: nothing was applied by this call.
+                await self.install()
+            if isinstance(result, Exception):
+                raise result
+        return [_reply(call, result) for call, result in zip(calls, results, strict=True)]
+
+
+def _reply(call: Call, result: Any) -> Reply:
+    if result == b"OK":
+        return Reply(Outcome.APPLIED)
+    kind = result[0]
+    if kind == b"DUP":
+        return Reply(Outcome.DUPLICATES, tuple(index - 1 for index in result[1:]))
+    # The stored offset is this call's own next: an earlier try of it went through and only its reply was lost.
+    # Any other value, also one that is further ahead, says that somebody else moved it: records that this worker has
+    # already filtered and queued would be counted twice.
+    if kind == b"AT" and int(result[1]) == call.next and call.next != call.expected:
+        return Reply(Outcome.APPLIED)
+    log.info("shard %d: expected %d, Redis has %s", call.shard, call.expected, result)
+    return Reply(Outcome.REWIND)

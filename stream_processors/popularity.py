@@ -1,0 +1,206 @@
+"""The popularity lane: one batch of interactions to what each shard's counters must gain. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import xxhash
+
+from clickwell.clock import MS_PER_HOUR
+from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS, signals_of
+from clickwell.schemas.keys import SHARDS, HashMap
+from clickwell.schemas.rings import Layout
+from clickwell.settings import PopularitySettings
+from clickwell.stream_processors.decode import Batch, Row
+
+LANE = "popularity"
+# Weights of an era stay below 2**256 and those of the era before above 2**-256 of it: far inside a double's range.
+ERA_HALF_LIVES = 256
+
+Arg = str | bytes | int | float
+
+
+@dataclass
+class ShardWork:
+    """What one shard must gain from a batch.
+
+    Attributes:
+        ids: 8-byte hashes of (interaction_id, document) behind the counts, in log order. The document is part of it so
+            that a service which reuses one id for several documents loses none of them.
+        rows: index in the batch of the row behind each id.
+        counts: event hour -> document -> signal counts packed 16 bits each.
+    """
+
+    ids: list[bytes] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    counts: dict[int, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Work:
+    """What a batch means for every shard, and what of it is not counted.
+
+    Attributes:
+        shards: work of the shards that are touched.
+        late: events older than the window at the time of receipt: for the lake only.
+        duplicates: events whose id was seen before in this batch.
+        counted: events that change a counter.
+    """
+
+    batch: Batch
+    shards: dict[int, ShardWork] = field(default_factory=dict)
+    late: int = 0
+    duplicates: int = 0
+    counted: int = 0
+
+
+class PopularityLane:
+    """Turns batches into arguments of the `clickwell1_apply` function.
+
+    Which rows count is a function of the log alone: slots come from event times, lateness from the broker's times,
+    and of two rows with one interaction_id within the dedup window the first in the log counts.
+    """
+
+    name = LANE
+
+    def __init__(self, settings: PopularitySettings) -> None:
+        self._settings = settings
+        self.layout = Layout.of(settings)
+        self.dedup_ms = settings.dedup_hours * MS_PER_HOUR
+        self._era_hours = ERA_HALF_LIVES * settings.trending_half_life_hours
+        self._packed_bytes = 2 * len(settings.signals)
+        self._hashes = HashMap()
+        self._gains: dict[tuple[str, ...], tuple[int, int, int]] = {}
+        weights = [settings.trending_weights.get(signal, 0.0) for signal in settings.signals]
+        self._shape: list[Arg] = [
+            self.layout.cells,
+            self.layout.slot_ms,
+            self.layout.window + 1,
+            len(settings.signals),
+            *map(repr, weights),
+        ]
+
+    def bucket(self, received_ms: int) -> int:
+        """Return the dedup bucket of a broker's time."""
+        return received_ms // self.dedup_ms
+
+    def work(self, batch: Batch, done: Sequence[int] | None = None) -> Work:
+        """Group the rows of a batch by shard.
+
+        Args:
+            batch: rows of one partition whose records fall into one dedup bucket.
+            done: next offset of each shard; rows below it are skipped. None when no shard is ahead of the batch.
+        """
+        work = Work(batch)
+        if not batch.rows:
+            return work
+        hashes = self._hashes.of({row.feature_id for row in batch.rows})
+        found: list[ShardWork | None] = [None] * SHARDS
+        digest = xxhash.xxh3_64_digest
+        # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.
+        some_late = min(batch.times) < self._oldest_ms(max(batch.received))
+        for i, packed in enumerate(self._gains_of(batch.rows)):
+            row = batch.rows[i]
+            document = row.feature_id
+            hashed = hashes[document]
+            shard = hashed % SHARDS
+            if not packed or (done is not None and batch.offsets[i] < done[shard]):
+                continue
+            if some_late and batch.times[i] < self._oldest_ms(batch.received[i]):
+                work.late += 1
+                continue
+            share = found[shard]
+            if share is None:
+                share = found[shard] = ShardWork()
+            if row.interaction_id is not None:
+                share.ids.append(digest(row.interaction_id.encode(), hashed))
+                share.rows.append(i)
+            hour = batch.times[i] // MS_PER_HOUR
+            counts = share.counts.get(hour)
+            if counts is None:
+                counts = share.counts[hour] = {}
+            counts[document] = counts.get(document, 0) + packed
+            work.counted += 1
+        work.shards = {shard: share for shard, share in enumerate(found) if share is not None}
+        for shard, share in list(work.shards.items()):
+            if len(set(share.ids)) < len(share.ids):
+                self.drop(work, shard, _repeats(share.ids))
+        return work
+
+    def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
+        """Take the rows behind the ids at these indices out of a shard's share: they were counted before."""
+        share = work.shards[shard]
+        rows = [work.batch.rows[share.rows[index]] for index in repeated]
+        for index, row, gain in zip(repeated, rows, self._gains_of(rows), strict=True):
+            hour = work.batch.times[share.rows[index]] // MS_PER_HOUR
+            counts = share.counts[hour]
+            counts[row.feature_id] -= gain
+            if not counts[row.feature_id]:
+                del counts[row.feature_id]
+            if not counts:
+                del share.counts[hour]
+        gone = set(repeated)
+        share.ids = [id_ for index, id_ in enumerate(share.ids) if index not in gone]
+        share.rows = [row for index, row in enumerate(share.rows) if index not in gone]
+        work.duplicates += len(gone)
+        work.counted -= len(gone)
+
+    def arguments(self, share: ShardWork | None) -> list[Arg]:
+        """Return the function's arguments after the offsets and the bucket; None changes the offsets only."""
+        if share is None:
+            return [*self._shape, b""]
+        args: list[Arg] = [*self._shape, b"".join(share.ids)]
+        size = self._packed_bytes
+        for hour, counts in share.counts.items():
+            era, within = divmod(hour, self._era_hours)
+            factor = 2.0 ** (within / self._settings.trending_half_life_hours)
+            packed = b"".join([count.to_bytes(size, "little") for count in counts.values()])
+            args += (hour * MS_PER_HOUR // self.layout.slot_ms, era, repr(factor), len(counts), packed, *counts)
+        return args
+
+    def _oldest_ms(self, received_ms: int) -> int:
+        return (self.layout.slot(received_ms) - self.layout.window) * self.layout.slot_ms
+
+    def _gains_of(self, rows: Sequence[Row]) -> list[int]:
+        """Return what each row counts: one u16 for each signal, packed into one integer."""
+        known = self._gains
+        long_view_ms = self._settings.long_view_ms
+        gains = []
+        for row in rows:
+            types, details = row.interaction_type, row.metadata
+            plain, long_view, returned = known.get(types) or self._learn(types)
+            duration = details.duration_ms if details is not None else None
+            if duration is None:
+                gains.append(plain)
+            elif duration >= long_view_ms:
+                gains.append(long_view)
+            else:
+                gains.append(returned if duration < RETURN_TO_RESULTS_MS else plain)
+        return gains
+
+    def _learn(self, types: tuple[str, ...]) -> tuple[int, int, int]:
+        """Work out what a combination of types counts without a duration of note, as a long view, as a return."""
+        long_view_ms = self._settings.long_view_ms
+        gain = (
+            self._pack(types),
+            self._pack(signals_of(types, long_view_ms, long_view_ms=long_view_ms)),
+            self._pack(signals_of(types, 0, long_view_ms=long_view_ms)),
+        )
+        # Names are free, so an attacker could fill memory with combinations; forgetting all of them is cheap.
+        if len(self._gains) > 10_000:
+            self._gains.clear()
+        self._gains[types] = gain
+        return gain
+
+    def _pack(self, signals: Iterable[str]) -> int:
+        present = set(signals)
+        return sum(1 << 16 * bit for bit, signal in enumerate(self._settings.signals) if signal in present)
+
+
+def _repeats(ids: Sequence[bytes]) -> list[int]:
+    seen: set[bytes] = set()
+    repeats = []
+    for index, id_ in enumerate(ids):
+        if id_ in seen:
+            repeats.append(index)
+        seen.add(id_)
+    return repeats

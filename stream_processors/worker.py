@@ -1,0 +1,241 @@
+"""A worker process: Faust with one agent for each lane, the engine behind it, and what keeps both honest."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError as RedisClientError
+
+from clickwell.errors import ClickwellError, RedisError
+from clickwell.schemas.keys import FRESH, WORKERS
+from clickwell.schemas.topics import INTERACTIONS
+from clickwell.settings import RedisSettings, Settings
+from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
+from clickwell.stream_processors.dead_letters import DeadLetters
+from clickwell.stream_processors.engine import NOWHERE, Engine, Part
+from clickwell.stream_processors.failpoints import Failpoints
+from clickwell.stream_processors.generations import Generations
+from clickwell.stream_processors.ledger import Ledger
+from clickwell.stream_processors.log import KafkaLog
+from clickwell.stream_processors.popularity import PopularityLane
+from clickwell.stream_processors.resume import Resume
+from clickwell.stream_processors.watchdog import Pulse, Watchdog, exit_after
+
+log = logging.getLogger(__name__)
+
+EXIT_TERMINATED = 143
+EXIT_INTERRUPTED = 130
+
+
+class Worker:
+    """Wires one process; `run` lives until a signal or a fatal error.
+
+    Guarantees: every record of the interactions topic is applied exactly once to the counters, whatever happens to
+    workers, broker and Redis, as long as the log still holds it.
+    """
+
+    def __init__(self, settings: Settings, report: Callable[[ClickwellError], None]) -> None:
+        self.settings = settings
+        self.id = settings.worker.instance_id or f"{socket.gethostname()}-{os.getpid()}"
+        self._report = report
+        self._signal = 0
+        self._client = connect(settings.redis)
+        failpoints = Failpoints(settings.worker.failpoint)
+        lane = PopularityLane(settings.popularity)
+        self.ledger = Ledger(self._client, lane.name, failpoints)
+        self.generations = Generations(self._client, settings.popularity, failpoints)
+        self.kafka = KafkaLog(settings.kafka)
+        self._dead_letters = DeadLetters(settings.kafka, failpoints)
+        self.resume = Resume(self._client, self.ledger, self.generations, self.kafka, lane)
+        self.app: ChunkApp = build_app(settings)
+        self.engine = Engine(
+            lane,
+            self.ledger,
+            self.resume,
+            self._dead_letters,
+            self.app.seek,
+            self._fatal,
+            idle_seconds=settings.worker.idle_seconds,
+        )
+        self._failpoints = failpoints
+        self._attach()
+
+    async def run(self) -> int:
+        """Work until told to stop and return the exit code: 143 or 130 after a signal, 1 after a crash of the consumer.
+
+        Raises:
+            ClickwellError: Redis or Kafka is away or unfit at the start.
+        """
+        await check_redis(self._client, self.settings.redis)
+        await self.ledger.install()
+        await asyncio.to_thread(self.kafka.describe, INTERACTIONS.name)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        watchdog = Watchdog(self._pulse, self.settings.worker.stall_seconds)
+        watchdog.start()
+        self.app.finalize()
+        await self.app.start()
+        ticking = asyncio.create_task(self._tick_for_ever())
+        await self.app.wait_until_stopped()
+        watchdog.stop()
+        ticking.cancel()
+        if self._signal:
+            await self.engine.settle()
+            await self._client.hdel(WORKERS, self.id)
+            return 128 + self._signal
+        log.error("the consumer crashed: %r", self.app.crash_reason)
+        return 1
+
+    def _attach(self) -> None:
+        self.app.assign = self._assign
+        self.app.applied_offset = self._applied_offset
+        topic = self.app.topic(INTERACTIONS.name, schema=PassThrough())
+
+        @self.app.agent(topic, name="popularity")  # type: ignore[untyped-decorator]
+        async def popularity(stream: Any) -> None:
+            async for chunk in stream:
+                await self._take(chunk)
+
+    async def _take(self, chunk: Chunk) -> None:
+        tp = (chunk.topic, chunk.partition)
+        try:
+            await self._failpoints.reach("agent")
+            await self.engine.feed(tp, chunk.records)
+        except Exception as error:  # noqa: BLE001  # an exception would stop the agent for seconds and lose the chunk
+            self.engine.fail(tp, error)
+
+    async def _assign(self, tps: Any) -> dict[tuple[str, int], int]:
+        self._dead_letters.forget()
+        return await self.engine.assign(tps)
+
+    def _applied_offset(self, tp: tuple[str, int]) -> int | None:
+        part = self.engine.parts.get(tp)
+        return None if part is None or min(part.done) == NOWHERE else min(part.done)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.worker.idle_seconds)
+            try:
+                await self.engine.tick(self.app.end_of)
+                await self._follow_generation()
+                await self._publish()
+            except (RedisClientError, OSError) as error:
+                log.warning("Redis does not answer: %s", error)
+            except ClickwellError as error:
+                self._fatal(error)
+
+    async def _follow_generation(self) -> None:
+        """Switch to a generation that somebody began, and complete the one that is being built."""
+        generation, building = await self.generations.target()
+        parts = self.engine.parts.values()
+        if generation is None or any(part.generation not in {generation.name, ""} for part in parts):
+            self.engine.rewind_all("another generation is to be written")
+        elif building and await self.generations.reached(generation) and await self.generations.finish(generation):
+            await self.generations.discard_old()
+
+    async def _publish(self) -> None:
+        """Leave a report for `clickwell status` and the freshness stamps that readers look at."""
+        now_ms = time.time_ns() // 1_000_000
+        parts = [part for part in self.engine.parts.values() if part.position != NOWHERE]
+        report = {
+            "id": self.id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "at_ms": now_ms,
+            "generation": parts[0].generation if parts else "",
+            "lag": {part.name: self._lag(part) for part in parts},
+            **asdict(self.engine.stats),
+            "lost": self.resume.lost,
+        }
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hset(WORKERS, self.id, json.dumps(report))
+        for part in parts:
+            if stamp := part.received_ms if self._lag(part) else now_ms:
+                pipe.hset(FRESH, part.name, str(stamp))
+        await pipe.execute()
+
+    def _lag(self, part: Part) -> int:
+        return max(0, self.app.end_of(part.tp) - min(part.done))
+
+    def _pulse(self) -> Pulse:
+        parts = list(self.engine.parts.values())
+        return Pulse(
+            behind=any(part.position == NOWHERE or self.app.end_of(part.tp) > part.position for part in parts),
+            progress_at=max((part.progress_at for part in parts), default=time.monotonic()),
+            redis_answered_at=self.engine.redis_answered_at,
+        )
+
+    def _on_signal(self, number: int) -> None:
+        if self._signal:
+            os._exit(128 + number)
+        self._signal = number
+        log.info("stopping, counts are safe")
+        exit_after(self.settings.worker.stop_seconds, 128 + number)
+        self._stopping = asyncio.get_running_loop().create_task(self.app.stop())
+
+    def _fatal(self, error: ClickwellError) -> None:
+        """End the process at once: going on would count wrongly, and a clean stop could hang."""
+        self._report(error)
+        logging.shutdown()
+        os._exit(error.exit_code)
+
+
+def connect(settings: RedisSettings) -> "Redis":
+    """Return a client whose calls end within the configured time. The engine retries, so the client does not."""
+    return Redis.from_url(
+        settings.url,
+        socket_timeout=settings.timeout,
+        socket_connect_timeout=settings.timeout,
+        retry=None,
+        health_check_interval=0,
+    )
+
+
+async def check_redis(client: "Redis", settings: RedisSettings) -> None:
+    """Refuse a Redis that is away or that would forget counters by itself.
+
+    Raises:
+        RedisError: no answer, or `maxmemory-policy` evicts keys.
+    """
+    # Neither password nor user of the address may show up in a log.
+    address = settings.url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
+    try:
+        memory = await client.info("memory")
+    except (RedisClientError, OSError) as error:
+        raise RedisError(
+            f"Redis at {address} does not answer",
+            why=str(error),
+            fix="`clickwell up` starts a local one; or set CLICKWELL_REDIS__URL",
+        ) from None
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise RedisError(
+            f"Redis at {address} evicts keys (maxmemory-policy {policy})",
+            why="an evicted counter is a wrong count, silently",
+            fix="`redis-cli CONFIG SET maxmemory-policy noeviction`",
+        )
+
+
+def run_worker(settings: Settings, report: Callable[[ClickwellError], None]) -> int:
+    """Run one worker until it is told to stop; return the process's exit code.
+
+    Args:
+        report: shows a fatal error to the operator, right before the process ends.
+
+    Raises:
+        ClickwellError: a dependency is away or unfit at the start.
+    """
+
+    async def main() -> int:
+        return await Worker(settings, report).run()
+
+    return asyncio.run(main())
