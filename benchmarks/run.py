@@ -1,124 +1,137 @@
 """How fast the popularity worker is beside others that do the same, on one topic on this machine (Linux).
 
-Starts a Kafka of its own and a Valkey for each contestant, in a temporary folder. No figure is shown before a
-contestant's counts were found equal, cell by cell, to those of the traffic.
+Starts a Kafka of its own and a Valkey for each contestant, in a temporary folder. A contestant's figures are shown only
+if its counts were equal, cell by cell, to those of the traffic. Exit code 3: a bar was missed.
 
     python benchmarks/run.py [--events 1000000] [--only limit,clickwell] [--headers] [--json]
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import redis
 import traffic
-from measure import WORKER_APPLIED, Contestant, Race, machine, peer_counts, race
+from entries import ENTRIES, Cells, Contestant, Entry, install_quix, write_addresses
+from measure import Race, race
+from report import RESULTS, forget_settings, save, say
 
 from clickwell.devstack.broker import KafkaServer
-from clickwell.devstack.jars import KAFKA_VERSION
 from clickwell.devstack.valkey import ValkeyServer
-from clickwell.producers.topics import end_offsets
-from clickwell.schemas.topics import INTERACTIONS
-from clickwell.serving.connection import active_generation
-from clickwell.serving.counts import rows_of
-from clickwell.serving.progress import wait_applied
-from clickwell.settings import STACK_FILE, Settings
+from clickwell.settings import Settings
 
-HERE = Path(__file__).parent
-# It pins an older confluent-kafka than clickwell uses.
-QUIX = HERE.parent / ".venv-quix"
-QUIX_VERSION = "3.28.1"
-CONTESTANTS = ("limit", "clickwell", "faust", "quix")
-TITLES = {"limit": "limit (no Redis)", "clickwell": "clickwell worker", "faust": "stock Faust", "quix": "Quix Streams"}
-# What clickwell must reach, as a multiple of another contestant's rate; and the memory that it may take.
-BARS = {"faust": 20.0, "quix": 5.0, "limit": 0.5}
+# What clickwell must reach, as a multiple of each other rate; and the memory that it may take at most.
+BARS = {"limit": 0.5, "quix": 5.0, "faust": 20.0}
 RSS_BAR_MB = 600
-# Other programs that take more than this many cores spoil a figure.
+# Programs beside the benchmark that take more of the machine than this spoil a figure.
 QUIET_CORES = 0.2
 
 
 def main() -> int:
     asked = _arguments()
-    say = _say
-    # The servers are this benchmark's own: addresses and tuning of the shell it runs in must not matter.
-    for name in [name for name in os.environ if name.startswith("CLICKWELL_")]:
-        del os.environ[name]
+    forget_settings()
+    entries = [entry for entry in ENTRIES if entry.name in asked.only]
     if "quix" in asked.only:
-        _install_quix(say)
-    races: list[Race] = []
-    with tempfile.TemporaryDirectory(prefix="clickwell-bench-") as temporary:
-        folder = Path(temporary)
-        with KafkaServer(folder) as kafka:
-            say(f"writing {asked.events:,} events, seed {asked.seed}")
-            begun = time.monotonic()
-            expected, size = traffic.fill(
-                Settings(kafka={"bootstrap_servers": kafka.address}),
-                asked.events,
-                seed=asked.seed,
-                now_ms=time.time_ns() // 1_000_000,
-                with_headers=asked.headers,
-            )
-            say(f"{size:.0f} bytes an event, {len(expected):,} cells to count, {time.monotonic() - begun:.0f} s")
-            for name in asked.only:
-                say(TITLES[name])
-                races.append(_run(name, folder / name, kafka, expected, asked))
-    bars = _bars(races)
-    _show(races, bars)
+        install_quix()
+    races: dict[str, Race] = {}
+    with tempfile.TemporaryDirectory(prefix="clickwell-bench-") as temporary, KafkaServer(Path(temporary)) as kafka:
+        begun = time.monotonic()
+        settings = Settings(kafka={"bootstrap_servers": kafka.address})
+        now_ms = time.time_ns() // 1_000_000
+        expected, size = traffic.fill(
+            settings, asked.events, seed=asked.seed, now_ms=now_ms, with_headers=asked.headers
+        )
+        took = time.monotonic() - begun
+        say(f"{asked.events:,} events of {size:.0f} bytes, {len(expected):,} cells to count, written in {took:.0f} s")
+        for entry in entries:
+            races[entry.name] = found = let_run(entry, Path(temporary) / entry.name, kafka, expected, asked)
+            say(f"{entry.title}: {found.events_per_second:,.0f} events/s, counts are equal")
+            if found.others > QUIET_CORES:
+                say(f"! other programs took {found.others:.1f} cores meanwhile: the figure is too low")
+    bars = bars_of(races)
+    show(races, bars)
     if asked.json:
-        versions = {name: version(name) for name in ("clickwell", "confluent-kafka", "faust-streaming", "aiokafka")}
-        result = {
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "machine": machine(),
-            "versions": {**versions, "quixstreams": QUIX_VERSION, "kafka": KAFKA_VERSION, "python": sys.version.split()[0]},
-            "events": asked.events,
-            "bytes_an_event": round(size),
-            "headers": asked.headers,
-            "seed": asked.seed,
-            "contestants": [asdict(each) for each in races],
-            "bars": bars,
-        }
-        results = HERE / "results"
-        results.mkdir(exist_ok=True)
-        path = results / "throughput.json"
-        path.write_text(json.dumps(result, indent=2) + "\n")
-        say(f"wrote {path}")
+        about = {"events": asked.events, "bytes": round(size), "headers": asked.headers, "seed": asked.seed}
+        save("throughput", traffic=about, contestants=[asdict(found) for found in races.values()], bars=bars)
     return 0 if all(bar["met"] for bar in bars) else 3
 
 
-def _run(name: str, folder: Path, kafka: KafkaServer, expected: traffic.Cells, asked: argparse.Namespace) -> Race:
-    """Let one contestant count the topic and return what was measured, after a look at its counts."""
+def let_run(entry: Entry, folder: Path, kafka: KafkaServer, expected: Cells, asked: argparse.Namespace) -> Race:
+    """Let one contestant count the topic into an empty Valkey, compare, and return what was measured."""
     with ValkeyServer(folder) as valkey, redis.Redis.from_url(valkey.url) as client:
-        addresses = {"kafka": {"bootstrap_servers": kafka.address}, "redis": {"url": valkey.url}}
-        (folder / STACK_FILE).write_text(json.dumps(addresses))
-        script = str(HERE / "contestants" / {"limit": "limit.py", "faust": "stock_faust.py", "quix": "quix.py"}.get(name, ""))
-        command = {
-            "clickwell": [sys.executable, "-m", "clickwell", "worker", "--data", str(folder)],
-            "limit": [sys.executable, script, kafka.address, valkey.url, str(asked.events)],
-            "faust": [sys.executable, script, kafka.address, valkey.url, str(folder)],
-            "quix": [str(QUIX / "bin" / "python"), script, kafka.address, valkey.url, str(folder)],
-        }[name]
-        look = _worker_progress(client) if name == "clickwell" else lambda: int(cast("bytes", client.get("applied")) or 0)
-        contestant = Contestant(name, folder, command)
+        settings = write_addresses(folder, kafka.address, valkey.url)
+        contestant = Contestant(entry.name, folder, entry.command(folder, settings, asked.events))
         try:
             found = race(
                 contestant,
-                look,
+                lambda: entry.applied(client),
                 events=asked.events,
                 redis_pid=cast("int", valkey.pid),
                 kafka_pid=cast("int", kafka.pid),
                 seconds=asked.seconds,
             )
-            _compare(name, contestant, client, folder, expected, complete=found.applied == asked.events)
+            if entry.name == "limit":
+                contestant.join(60)  # it writes its counts last
+            counts = entry.counts(client, settings)
         finally:
             contestant.stop()
+    wrong = {cell for cell in expected.keys() | counts.keys() if expected[cell] != counts[cell]}
+    some = [f"{cell}: {counts[cell]}, not {expected[cell]}" for cell in sorted(wrong)[:3]]
+    if wrong:
+        sys.exit(f"error: {entry.title} counted {len(wrong):,} of {len(expected):,} cells wrongly: {'; '.join(some)}")
     return found
+
+
+def bars_of(races: dict[str, Race]) -> list[dict[str, Any]]:
+    """Return each bar that can be judged, with what was reached."""
+    if (own := races.get("clickwell")) is None:
+        return []
+    bars = [
+        {
+            "bar": f">= {least:g} x {name}",
+            "reached": own.events_per_second / races[name].events_per_second,
+            "least": least,
+        }
+        for name, least in BARS.items()
+        if name in races
+    ]
+    judged = [{"bar": bar["bar"], "reached": bar["reached"], "met": bar["reached"] >= bar["least"]} for bar in bars]
+    rss = own.peak_rss_mb
+    return [*judged, {"bar": f"worker's RSS < {RSS_BAR_MB} MB", "reached": rss, "met": rss < RSS_BAR_MB}]
+
+
+def show(races: dict[str, Race], bars: list[dict[str, Any]]) -> None:
+    """Print the table, then the bars."""
+    titles = {entry.name: entry.title for entry in ENTRIES}
+    heads = ("events/s", "x limit", "x Faust", "CPU s/M", "Redis CPU s/M", "peak RSS MB", "start s")
+    print(f"{'':<28}" + "".join(f"{head:>14}" for head in heads))
+    for name, one in races.items():
+        rate = one.events_per_second
+        ratios = [f"{rate / races[to].events_per_second:.2f}" if to in races else "-" for to in ("limit", "faust")]
+        rest = (one.cpu_process, one.cpu_redis, one.peak_rss_mb, one.starting_seconds)
+        cells = [f"{rate:,.0f}", *ratios, *(f"{value:.1f}" for value in rest)]
+        print(f"{titles[name]:<28}" + "".join(f"{cell:>14}" for cell in cells))
+    for bar in bars:
+        print(f"{'met   ' if bar['met'] else 'MISSED'}  clickwell: {bar['bar']}: {bar['reached']:.2f}")
+
+
+def _arguments() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--events", type=int, default=1_000_000)
+    names = [entry.name for entry in ENTRIES]
+    arguments.add_argument(
+        "--only", type=lambda text: text.split(","), default=names, help=f"some of {','.join(names)}"
+    )
+    arguments.add_argument("--seconds", type=float, default=600, help="give a contestant up after this time")
+    arguments.add_argument("--seed", type=int, default=7)
+    arguments.add_argument("--headers", action="store_true", help="with the headers that the Emitter adds, 130 bytes")
+    arguments.add_argument("--json", action="store_true", help=f"also write {RESULTS}/throughput.json")
+    return arguments.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

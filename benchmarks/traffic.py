@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from confluent_kafka import Producer
+from entries import SLOT_MS, Cells
 
 from clickwell.kafka import librdkafka_config
 from clickwell.producers.topics import end_offsets, ensure_topics
@@ -13,12 +14,8 @@ from clickwell.schemas.topics import INTERACTIONS
 from clickwell.schemas.wire import headers
 from clickwell.settings import Settings
 
-Cells = Counter[tuple[str, str, int]]
-"""(feature_id, signal, start of the slot in epoch ms) -> count."""
-
 DOCUMENTS = 30_000
 PEOPLE = 200_000
-SLOT_MS = 6 * 3_600_000
 LONG_VIEW_MS = 30_000
 COUNTED = {"click", "long_view", "add_to_cart", "purchase"}
 
@@ -48,17 +45,7 @@ def fill(settings: Settings, events: int, *, seed: int, now_ms: int, with_header
         KafkaError: the broker is away or lost some.
     """
     ensure_topics(settings)
-    producer = Producer(
-        {
-            **librdkafka_config(settings.kafka),
-            "acks": "all",
-            "enable.idempotence": True,
-            "compression.type": "lz4",
-            "partitioner": "murmur2_random",
-            "linger.ms": 50,
-            "queue.buffering.max.messages": 500_000,
-        }
-    )
+    producer = connect(settings, linger_ms=50)
     version, _, *rest = headers("interaction", "", "bench")
     expected: Cells = Counter()
     size = 0
@@ -76,6 +63,22 @@ def fill(settings: Settings, events: int, *, seed: int, now_ms: int, with_header
     written = sum(end_offsets(settings, [INTERACTIONS.name])[INTERACTIONS.name].values())
     assert written == events, f"{written:,} of {events:,} events are in the topic"
     return expected, size / events
+
+
+def connect(settings: Settings, *, linger_ms: int) -> Producer:
+    """Return a producer set up as the Emitter's."""
+    return Producer(
+        {
+            **librdkafka_config(settings.kafka),
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            "linger.ms": linger_ms,
+            "queue.buffering.max.messages": 500_000,
+            "log_level": 3,
+        }
+    )
 
 
 def generate(events: int, expected: Cells, *, seed: int, now_ms: int) -> Iterator[tuple[str, str, str]]:
@@ -118,12 +121,11 @@ def generate(events: int, expected: Cells, *, seed: int, now_ms: int) -> Iterato
             if long_view:
                 expected[name, "long_view", slot] += 1
             one, two, three = words[i]
-            yield (
-                event_id,
-                name,
-                f'{{"user_id":"u{people[i]:06d}","session_id":"{raw[32:40]}","retriever_id":"{RETRIEVERS[picks[i] // 3]}",'
-                f'"execution_id":"{raw[40:48]}-{people[i]:06d}","timestamp":{times[i]},'
-                f'"metadata":{{"query":"{WORDS[one]} {WORDS[two]} {WORDS[three]}",{lasted}"device":"{DEVICES[picks[i] % 3]}"}},'
-                f'"interaction_id":"{event_id}","feature_id":"{name}","interaction_type":{json_of[kind]},'
-                f'"position":{positions[i] - 1}}}',
+            value = (
+                f'{{"user_id":"u{people[i]:06d}","session_id":"{raw[32:40]}",'
+                f'"retriever_id":"{RETRIEVERS[picks[i] // 3]}","execution_id":"{raw[40:48]}","timestamp":{times[i]},'
+                f'"metadata":{{"query":"{WORDS[one]} {WORDS[two]} {WORDS[three]}",{lasted}'
+                f'"device":"{DEVICES[picks[i] % 3]}"}},"interaction_id":"{event_id}","feature_id":"{name}",'
+                f'"interaction_type":{json_of[kind]},"position":{positions[i] - 1}}}'
             )
+            yield event_id, name, value

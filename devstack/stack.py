@@ -71,6 +71,7 @@ class Stack:
         workers: how many workers.
         kafka_port: where Kafka listens; 9092 or, if that is taken, a free port when None.
         redis_port: where Valkey listens; 6379 or, if that is taken, a free port when None.
+        note: told one line when something takes long.
         done: told one line when a part is ready.
         warn: told one line when something is not as asked, or a part had to be started again.
     """
@@ -83,6 +84,7 @@ class Stack:
         workers: int = 1,
         kafka_port: int | None = None,
         redis_port: int | None = None,
+        note: Callable[[str], None] = lambda _: None,
         done: Callable[[str], None] = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -90,6 +92,7 @@ class Stack:
         self._parts = parts
         self._workers = workers if "worker" in parts else 0
         self._ports = {"kafka": kafka_port, "redis": redis_port}
+        self._note = note
         self._done = done
         self._warn = warn
         self._lock = StackLock(self.data)
@@ -165,11 +168,6 @@ class Stack:
             StackState.remove(self.data)
             self._lock.release()
 
-    def kill(self) -> None:
-        """Kill every child at once; nothing that was acknowledged is lost."""
-        for ward in self._wards:
-            ward.child.kill()
-
     def _start_kafka(self) -> None:
         settings, began = self.settings, time.monotonic()
         if "bootstrap_servers" in settings.kafka.model_fields_set:
@@ -182,7 +180,7 @@ class Stack:
             self._kafka = {"bootstrap_servers": address}
             self._add(Component(name="kafka", origin="yours", address=address), "Kafka (yours)", began)
             return
-        kafka_jars(self._warn)
+        kafka_jars(self._note)
         server = KafkaServer(self.data, self._port("kafka", _KAFKA_PORT))
         self._start_server(server)
         self._kafka = {"bootstrap_servers": server.address}

@@ -38,7 +38,8 @@ MAX_RECORD_BYTES = MAX_EVENT_BYTES + (1 << 20)
 BUFFER_KBYTES = 256 << 10
 # Without a spool an event is given up after this; longer than a broker's restart or a change of leader (about 10 s).
 DELIVERY_SECONDS = 120
-# With a spool an event goes from memory, where a crash of the process would take it, to the disk after this.
+# With a spool, what is in memory, where a crash of the process would take it, goes to the disk when the broker has
+# acknowledged nothing for this long.
 SPOOL_AFTER_SECONDS = 15
 # Records of the spool that are in flight at once; the next ones follow when all of these are acknowledged.
 REPLAY_RECORDS = 5000
@@ -113,7 +114,8 @@ class Emitter:
     repeats are harmless because of the `interaction_id`. What the broker does not take goes, where `emitter.spool`
     names a folder, to the disk, and later events queue up behind it; they are replayed in order when the broker is
     back, by this process or the next. Without a spool, an event not acknowledged within 120 s is counted as failed.
-    A `kill -9` takes what is only in memory: with a spool that is at most the last 15 s, none of it reported as acked.
+    A `kill -9` takes what is only in memory, none of it reported as acked; with a spool that is what came since the
+    broker last acknowledged something, and at most 15 s of it.
 
     Thread-safe. Not usable in a forked child: make the emitter after the fork (gunicorn: in `post_fork`).
 
@@ -140,6 +142,7 @@ class Emitter:
         self._reports = {kind: partial(self._reported, self.stats[kind]) for kind in TOPIC_OF}
         self._handed = 0
         self._resolved = 0
+        self._replayed_reports = 0
         self._stranded: list[tuple[Record, OnDelivery | None]] = []  # failed in memory, on their way to the spool
         self._replay: _Replay | None = None
         self._replay_at = 0.0
@@ -244,6 +247,10 @@ class Emitter:
     def _in_memory(self) -> int:
         return self._handed - self._resolved + len(self._stranded)
 
+    @property
+    def _in_flight(self) -> int:
+        return self._handed - self._resolved + (self._replay.waiting if self._replay else 0)
+
     def flush(self, timeout: float = 30.0) -> int:
         """Wait until everything is acknowledged, at most `timeout` seconds; return what is not."""
         deadline = time.monotonic() + timeout
@@ -280,7 +287,6 @@ class Emitter:
 
     def _connect(self) -> Producer:
         buffers = self._settings.emitter
-        seconds = DELIVERY_SECONDS if self._spool is None else SPOOL_AFTER_SECONDS
         config: dict[str, Any] = {
             **librdkafka_config(self._settings.kafka),
             "enable.idempotence": True,
@@ -289,7 +295,8 @@ class Emitter:
             "partitioner": "murmur2_random",
             "compression.type": buffers.compression,
             "linger.ms": buffers.linger_ms,
-            "delivery.timeout.ms": seconds * 1000,
+            # With a spool no event may run out of time on its own: a younger one could be delivered before it.
+            "delivery.timeout.ms": DELIVERY_SECONDS * 1000 if self._spool is None else 0,
             "message.max.bytes": MAX_RECORD_BYTES,
             "queue.buffering.max.messages": buffers.buffer_events,
             "queue.buffering.max.kbytes": BUFFER_KBYTES,
@@ -321,17 +328,26 @@ class Emitter:
     # What follows runs in the emitter's own thread, and so do all delivery reports.
 
     def _run(self) -> None:
-        synced = time.monotonic()
+        synced = heard = time.monotonic()
         while not (self._stopping.is_set() and self._in_memory == 0 and self._replay is None):
             if self._stopping.is_set():
                 self._producer.purge()
+            before = self._resolved, self._replayed_reports
             self._producer.poll(0.1)
+            now = time.monotonic()
+            if self._in_flight == 0 or before != (self._resolved, self._replayed_reports):
+                heard = now
+            elif self._spool is not None and now - heard > SPOOL_AFTER_SECONDS:
+                with self._lock:
+                    self._spooling = True
+                    self._producer.purge()
+                heard = now
             self._advance()
             with self._lock:
                 self._progress.notify_all()
-            if self._spool and time.monotonic() - synced >= 1:
+            if self._spool and now - synced >= 1:
                 self._spool.sync()
-                synced = time.monotonic()
+                synced = now
 
     def _advance(self) -> None:
         """Do what is due when nothing that was handed over directly is in flight: those events are the oldest."""
@@ -387,6 +403,7 @@ class Emitter:
             replay.waiting += 1
 
     def _replayed(self, replay: _Replay, index: int, error: Report | None, _: Message) -> None:
+        self._replayed_reports += 1
         replay.waiting -= 1
         replay.settled[index] = error is None or error.code() in HOPELESS
         if error is not None and error.code() in HOPELESS:

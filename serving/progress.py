@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import redis
 
 from clickwell.errors import DependencyError, RedisError
+from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
 from clickwell.serving.connection import active_generation, connect, redis_errors
 from clickwell.settings import Settings
-from clickwell.stream_processors.log import KafkaLog
 
 # Short beside the second within which an event should be visible; one look costs Redis about 0.2 ms.
 POLL_SECONDS = 0.05

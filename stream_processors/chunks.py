@@ -17,8 +17,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.transports import SchedulingStrategyT
 
+from clickwell.schemas.decode import Record
 from clickwell.settings import Settings
-from clickwell.stream_processors.decode import Record
 
 
 def _bare_record(_self: PartitionRecords, _tp: Any, record: Any) -> Any:

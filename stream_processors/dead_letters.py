@@ -9,10 +9,10 @@ from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.errors import DecodeError, KafkaError
 from clickwell.kafka import librdkafka_config
+from clickwell.schemas.decode import Record
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import dead_letter_key
 from clickwell.settings import KafkaSettings
-from clickwell.stream_processors.decode import Record
 from clickwell.stream_processors.failpoints import Failpoints
 
 ACK_SECONDS = 30.0
@@ -115,6 +115,8 @@ class DeadLetters:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
+                # The broker need not hold an answer back: the end is what is asked for.
+                "fetch.wait.max.ms": 5,
                 "log_level": 0,
             }
         )
@@ -127,11 +129,11 @@ class DeadLetters:
             consumer.assign([TopicPartition(DEAD_LETTERS.name, p, offset) for p, offset in self._read_to.items()])
             ended: set[int] = set()
             while len(ended) < self._partitions:
-                messages = consumer.consume(1000, timeout=ACK_SECONDS)
-                if not messages:
+                # One at a time: `consume` waits for a full batch until its time is over, and all lanes with it.
+                message = consumer.poll(ACK_SECONDS)
+                if message is None:
                     raise KafkaError(f"topic {DEAD_LETTERS.name} could not be read to its end")
-                for message in messages:
-                    self._take(message, ended)
+                self._take(message, ended)
         finally:
             consumer.close()
 

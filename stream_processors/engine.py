@@ -15,9 +15,9 @@ from itertools import groupby
 from typing import Protocol
 
 from clickwell.errors import ClickwellError, LayoutError, TopicRecreatedError
+from clickwell.schemas.decode import Batch, Decoder, Record
 from clickwell.schemas.keys import SHARDS
 from clickwell.stream_processors.dead_letters import DeadLetters
-from clickwell.stream_processors.decode import Batch, Decoder, Record
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.stream_processors.popularity import PopularityLane, Work
 

@@ -62,10 +62,12 @@ class Generations:
         if pointer is None:
             return None, False
         generation = Generation.model_validate_json(pointer)
-        if generation.layout != Layout.of(self._settings):
+        there = generation.layout, generation.half_life_hours
+        here = Layout.of(self._settings), self._settings.trending_half_life_hours
+        if there != here:
             raise LayoutError(
                 "the counters in Redis were built with other popularity settings than this worker's",
-                why=f"there: {generation.layout}; here: {Layout.of(self._settings)}",
+                why=f"there: {there[0]}, half-life {there[1]} h; here: {here[0]}, half-life {here[1]} h",
                 fix="set the old values again, or run `clickwell rebuild` with the new ones and restart all workers",
             )
         return generation, bool(building)

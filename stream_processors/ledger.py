@@ -97,7 +97,7 @@ class Ledger:
         await self._failpoints.reach("before_apply")
         if self._failpoints.armed("between_shards"):
             await self._send(generation, field, calls[: len(calls) // 2])
-            await self._failpoints.reach("between_shards")
+        await self._failpoints.reach("between_shards")
         replies = await self._send(generation, field, calls)
         await self._failpoints.reach("after_apply")
         return replies
@@ -148,10 +148,11 @@ class Ledger:
                 await self.install()
             if isinstance(result, Exception):
                 raise result
-        return [_reply(call, result) for call, result in zip(calls, results, strict=True)]
+        return [read_reply(call, result) for call, result in zip(calls, results, strict=True)]
 
 
-def _reply(call: Call, result: Any) -> Reply:
+def read_reply(call: Call, result: Any) -> Reply:
+    """Say what the function's reply means for the caller."""
     if result == b"OK":
         return Reply(Outcome.APPLIED)
     kind = result[0]

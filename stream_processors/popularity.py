@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 import xxhash
 
 from clickwell.clock import MS_PER_HOUR
+from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS, signals_of
 from clickwell.schemas.keys import SHARDS, HashMap
-from clickwell.schemas.rings import Layout
+from clickwell.schemas.rings import ERA_HALF_LIVES, Layout
 from clickwell.settings import PopularitySettings
-from clickwell.stream_processors.decode import Batch, Row
 
 LANE = "popularity"
-# Weights of an era stay below 2**256 and those of the era before above 2**-256 of it: far inside a double's range.
-ERA_HALF_LIVES = 256
 
 Arg = str | bytes | int | float
 

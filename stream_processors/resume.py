@@ -8,12 +8,12 @@ import time
 from redis.asyncio import Redis
 
 from clickwell.errors import TopicRecreatedError
-from clickwell.schemas.keys import LOSSES, SHARDS, ledger_field, ledger_key
+from clickwell.kafka import KafkaLog
+from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
 from clickwell.stream_processors.engine import Part
 from clickwell.stream_processors.generations import Generations, history_start_ms
 from clickwell.stream_processors.ledger import Call, Ledger
-from clickwell.stream_processors.log import KafkaLog
 from clickwell.stream_processors.popularity import PopularityLane
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Resume:
         missing = [shard for shard, offset in enumerate(stored) if offset is None]
         if missing:
             await self._refuse_recreated(generation, part, topic_id)
+            await self._forget_other_topics(topic_id)
             start_ms = history_start_ms(generation, self._lane.dedup_ms)
             start = await asyncio.to_thread(self._kafka.at, part.topic, part.partition, start_ms)
             log.info("%s-%d: %d shards begin at offset %d", part.topic, part.partition, len(missing), start)
@@ -85,6 +86,15 @@ class Resume:
                 why="offsets of the old topic mean nothing in the new one, so going on would count wrongly",
                 fix="run `clickwell rebuild` to count again from the new topic",
             )
+
+    async def _forget_other_topics(self, topic_id: str) -> None:
+        """Drop the freshness of topics that are gone, or readers would take the counters for stale for ever."""
+        stamps = await self._client.hkeys(FRESH)
+        for raw in stamps:
+            name = raw.decode() if isinstance(raw, bytes) else raw
+            lane, other, _ = name.split("/")
+            if lane == self._lane.name and other != topic_id:
+                await self._client.hdel(FRESH, name)
 
     async def _declare_loss(self, part: Part, done: list[int], earliest: int) -> list[int]:
         """Move shards that stand before the log's start up to it, and record the range that is lost."""

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError as RedisClientError
 
 from clickwell.errors import ClickwellError, RedisError
+from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import FRESH, WORKERS
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import RedisSettings, Settings
@@ -24,7 +25,6 @@ from clickwell.stream_processors.engine import NOWHERE, Engine, Part
 from clickwell.stream_processors.failpoints import Failpoints
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.ledger import Ledger
-from clickwell.stream_processors.log import KafkaLog
 from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.stream_processors.resume import Resume
 from clickwell.stream_processors.watchdog import Pulse, Watchdog, exit_after
@@ -126,24 +126,30 @@ class Worker:
             await asyncio.sleep(self.settings.worker.idle_seconds)
             try:
                 await self.engine.tick(self.app.end_of)
-                await self._follow_generation()
-                await self._publish()
+                await self._publish(fresh=not await self._follow_generation())
             except (RedisClientError, OSError) as error:
                 log.warning("Redis does not answer: %s", error)
             except ClickwellError as error:
                 self._fatal(error)
 
-    async def _follow_generation(self) -> None:
-        """Switch to a generation that somebody began, and complete the one that is being built."""
+    async def _follow_generation(self) -> bool:
+        """Switch to a generation that somebody began, complete the one being built; say whether one still is."""
         generation, building = await self.generations.target()
         parts = self.engine.parts.values()
         if generation is None or any(part.generation not in {generation.name, ""} for part in parts):
             self.engine.rewind_all("another generation is to be written")
-        elif building and await self.generations.reached(generation) and await self.generations.finish(generation):
-            await self.generations.discard_old()
+        elif building and await self.generations.reached(generation):
+            building = False
+            if await self.generations.finish(generation):
+                await self.generations.discard_old()
+        return building or generation is None
 
-    async def _publish(self) -> None:
-        """Leave a report for `clickwell status` and the freshness stamps that readers look at."""
+    async def _publish(self, *, fresh: bool) -> None:
+        """Leave a report for `clickwell status` and the freshness stamps that readers look at.
+
+        Args:
+            fresh: readers see the generation that is written; otherwise theirs stands still, and so do its stamps.
+        """
         now_ms = time.time_ns() // 1_000_000
         parts = [part for part in self.engine.parts.values() if part.position != NOWHERE]
         report = {
@@ -158,7 +164,7 @@ class Worker:
         }
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(WORKERS, self.id, json.dumps(report))
-        for part in parts:
+        for part in parts if fresh else ():
             if stamp := part.received_ms if self._lag(part) else now_ms:
                 pipe.hset(FRESH, part.name, str(stamp))
         await pipe.execute()

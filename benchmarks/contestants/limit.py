@@ -1,6 +1,6 @@
 """The limit: fetch, decode and group, nothing else. No validation, no dedup, no Redis, nothing survives a crash.
 
-python limit.py BOOTSTRAP REDIS_URL EVENTS
+python limit.py BOOTSTRAP REDIS_URL FOLDER EVENTS
 
 Counts are written once, after the end. Only its progress goes to Redis meanwhile: one SET for each fetch of 10,000.
 """
@@ -14,12 +14,16 @@ from counting import APPLIED, COUNTED, LONG_VIEW_MS, SLOT_MS
 
 
 class Details(msgspec.Struct, gc=False):
+    """The metadata that clickwell decodes."""
+
     query: str | None = None
     duration_ms: int | None = None
     device: str | None = None
 
 
 class Row(msgspec.Struct, gc=False):
+    """The fields that clickwell decodes, their values unchecked."""
+
     feature_id: str
     interaction_type: tuple[str, ...]
     timestamp: int
@@ -68,4 +72,4 @@ def main(bootstrap: str, url: str, events: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[4]))

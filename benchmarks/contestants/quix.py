@@ -1,6 +1,6 @@
 """Quix Streams with a batching sink, as its guide writes one: a batch of a partition is one pipeline.
 
-python quix.py BOOTSTRAP REDIS_URL STATEDIR
+python quix.py BOOTSTRAP REDIS_URL FOLDER
 """
 
 import sys
@@ -19,17 +19,18 @@ class CountingSink(BatchingSink):
         self._client = redis.Redis.from_url(url)
 
     def write(self, batch: SinkBatch) -> None:
+        """Send one pipeline."""
         pipeline = self._client.pipeline(transaction=False)
         fill(pipeline, count(item.value for item in batch), batch.size)
         pipeline.execute()
 
 
-def main(bootstrap: str, url: str, statedir: str) -> None:
+def main(bootstrap: str, url: str, folder: str) -> None:
     app = Application(
         broker_address=bootstrap,
         consumer_group="quix",
         auto_offset_reset="earliest",
-        state_dir=statedir,
+        state_dir=folder,
         # The default of 5 s would hold events back for that long; clickwell makes them visible within one.
         commit_interval=1.0,
         loglevel="WARNING",
@@ -40,4 +41,4 @@ def main(bootstrap: str, url: str, statedir: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:4])

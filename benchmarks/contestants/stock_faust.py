@@ -1,6 +1,6 @@
 """A stock Faust agent, as its guide writes one: `take` a batch, count it, send one pipeline.
 
-python stock_faust.py BOOTSTRAP REDIS_URL DATADIR
+python stock_faust.py BOOTSTRAP REDIS_URL FOLDER
 """
 
 import sys
@@ -9,12 +9,12 @@ import faust
 from counting import count, fill
 from redis.asyncio import Redis
 
-bootstrap, url, datadir = sys.argv[1:]
+bootstrap, url, folder = sys.argv[1:4]
 client = Redis.from_url(url)
 app = faust.App(
     "stock-faust",
     broker=f"kafka://{bootstrap}",
-    datadir=datadir,
+    datadir=folder,
     value_serializer="json",
     consumer_auto_offset_reset="earliest",
     web_enabled=False,
@@ -31,5 +31,5 @@ async def popularity(stream: faust.Stream) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = ["worker", "--without-web", "-l", "warning"]
+    sys.argv[1:] = ["worker", "--without-web", "-l", "warn"]
     app.main()

@@ -1,6 +1,19 @@
-"""The Kafka settings in librdkafka's words, for every client of confluent-kafka."""
+"""Kafka as librdkafka sees it: the settings in its words, and what must be known of the log besides its records."""
 
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # re-exported silently
+
+from clickwell.errors import KafkaError
 from clickwell.settings import KafkaSettings
+
+# Longer than one lost leader of a healthy cluster takes to be replaced; callers that may wait longer ask again.
+TIMEOUT = 15.0
+
+T = TypeVar("T")
 
 
 def librdkafka_config(kafka: KafkaSettings) -> dict[str, str | int]:
@@ -25,3 +38,79 @@ def topic_id_text(topic_id: object) -> str:
     librdkafka gives plain base64, whose slash would end a part of a ledger field.
     """
     return str(topic_id).replace("+", "-").replace("/", "_")
+
+
+class KafkaLog:
+    """Asks the broker about topics and offsets; every method may be called from any thread."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._admin = AdminClient({**librdkafka_config(settings), "log_level": 0})
+
+    def describe(self, topic: str) -> tuple[str, int]:
+        """Return a topic's id (22 characters, another one after the topic was created anew) and partition count.
+
+        Raises:
+            KafkaError: the broker is away or the topic does not exist.
+        """
+        futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
+        description = self._result(futures[topic], topic)
+        return topic_id_text(description.topic_id), len(description.partitions)
+
+    def earliest(self, topic: str, partition: int) -> int:
+        """Return the offset of the first record that retention has left.
+
+        Raises:
+            KafkaError: the broker is away or the partition does not exist.
+        """
+        return self._offsets(topic, [partition], OffsetSpec.earliest())[partition]  # type: ignore[no-untyped-call]
+
+    def latest(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the offset that the next record of each partition will get.
+
+        Raises:
+            KafkaError: the broker is away or a partition does not exist.
+        """
+        return self._offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def at(self, topic: str, partition: int, time_ms: int) -> int:
+        """Return the offset of the first record that the broker received at or after a time; the end if there is none.
+
+        Raises:
+            KafkaError: the broker is away or the partition does not exist.
+        """
+        offset = self._offsets(topic, [partition], OffsetSpec.for_timestamp(time_ms))[partition]
+        return offset if offset >= 0 else self.latest(topic, [partition])[partition]
+
+    def first_record(self, topic: str, partition: int, offset: int) -> int:
+        """Return the offset of the first record that exists at or after `offset`, which must lie before the log's end.
+
+        Raises:
+            KafkaError: the broker is away or shows no record in time.
+        """
+        consumer = Consumer(
+            {**librdkafka_config(self._settings), "group.id": "clickwell-probe", "isolation.level": "read_uncommitted"}
+        )
+        try:
+            consumer.assign([TopicPartition(topic, partition, offset)])
+            message = consumer.poll(TIMEOUT)
+            if message is None or message.error() is not None:
+                raise KafkaError(f"{topic}-{partition}: no record at or after offset {offset}")
+            return int(message.offset() or 0)
+        finally:
+            consumer.close()
+
+    def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        asked = {TopicPartition(topic, partition): spec for partition in partitions}
+        answers = self._admin.list_offsets(asked, request_timeout=TIMEOUT)
+        return {tp.partition: self._result(future, topic).offset for tp, future in answers.items()}
+
+    def _result(self, future: "Future[T]", topic: str) -> T:
+        try:
+            return future.result(TIMEOUT + 5)
+        except (KafkaException, TimeoutError) as error:
+            raise KafkaError(
+                f"Kafka at {self._settings.bootstrap_servers} does not answer for topic {topic}",
+                why=str(error),
+                fix="`clickwell up` starts a local broker; `clickwell topics` creates missing topics",
+            ) from None

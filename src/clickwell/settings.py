@@ -111,7 +111,7 @@ class WorkerSettings(_Group):
     instance_id: str = ""
     """Static group membership: a worker that comes back under the same id causes no rebalance. Unique per worker."""
     stall_seconds: float = Field(default=60.0, ge=5, le=3600)
-    """The watchdog ends a worker that has lag, an answering Redis and no progress for this long; a supervisor restarts it."""
+    """A worker with lag, an answering Redis and no progress for this long ends itself; a supervisor restarts it."""
     stop_seconds: float = Field(default=20.0, ge=1, le=300)
     """After SIGTERM the worker is gone within this time, whatever hangs."""
     idle_seconds: float = Field(default=2.0, ge=0.2, le=60)

@@ -143,6 +143,7 @@ def test_a_crashed_server_starts_again_on_its_port(supervisor, tmp_path):
         client.set("kept", "1")
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: _pid_of("redis", tmp_path, other_than=first))
+        wait_for(lambda: look(Settings.load(tmp_path)).state == "up")
         assert client.get("kept") == b"1"
 
 
@@ -215,16 +216,16 @@ def test_a_folder_has_one_stack(tmp_path):
         assert StackState.read(tmp_path)
 
 
-def test_a_worker_that_cannot_start_ends_the_start(tmp_path, monkeypatch):
-    """The reason from the worker's log is shown, and what had been started is stopped."""
-    monkeypatch.setenv("CLICKWELL_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    stack = Stack(tmp_path, parts=("redis",), redis_port=free_port())
-    monkeypatch.setattr(stack, "_parts", ("redis", "worker"))
-    monkeypatch.setattr(stack, "_workers", 1)
-    monkeypatch.setattr(stack, "_make_topics", lambda: None)
+def test_a_worker_that_cannot_start_ends_the_start(tmp_path, monkeypatch, kafka, fresh_redis):
+    """The reason that stands in the worker's log is shown, and the folder is free again."""
+    with redis.Redis.from_url(fresh_redis.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    monkeypatch.setenv("CLICKWELL_KAFKA__BOOTSTRAP_SERVERS", kafka)
+    monkeypatch.setenv("CLICKWELL_REDIS__URL", fresh_redis.url)
     with pytest.raises(StackError, match="worker-1 ended while it started") as caught:
-        stack.start()
-    assert "127.0.0.1:1" in caught.value.why
+        Stack(tmp_path).start()
+    assert "evicts keys" in caught.value.why
+    assert "worker-1.log" in caught.value.fix
     assert supervisor_pid(tmp_path) is None
 
 

@@ -36,13 +36,13 @@ def test_hashing_many_is_hashing_each(many):
 
 
 @given(st.lists(st.lists(texts, max_size=8), max_size=8), st.integers(1, 12))
-def test_a_shard_map_never_forgets_what_it_is_asked_for(batches, capacity):
-    """Each call knows the shards of its own documents; memory holds the capacity, or one batch if that is more."""
-    shards = keys.HashMap(capacity)
+def test_a_hash_map_never_forgets_what_it_is_asked_for(batches, capacity):
+    """Each call knows the hashes of its own documents; memory holds the capacity, or one batch if that is more."""
+    hashes = keys.HashMap(capacity)
     largest = max((len({*documents}) for documents in batches), default=0)
     for documents in batches:
-        known = shards.of(documents)
-        assert {doc: known[doc] for doc in documents} == {doc: keys.shard_of(doc) for doc in documents}
+        known = hashes.of(documents)
+        assert {doc: known[doc] for doc in documents} == {doc: keys.murmur2(doc.encode()) for doc in documents}
         assert len(known) <= max(capacity, largest)
 
 

@@ -168,7 +168,7 @@ def test_a_damaged_cursor_means_from_the_start(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    """Two users of one folder would interleave their files: the second is refused, `claim` gives it a folder of its own."""
+    """Two users of a folder would interleave their files: the second is refused, `claim` gives it one of its own."""
     first = Spool(tmp_path / "00", max_bytes=1 << 20)
     with pytest.raises(SpoolInUseError):
         Spool(tmp_path / "00", max_bytes=1 << 20)

@@ -1,15 +1,14 @@
 """The `clickwell` command."""
 
-import importlib.util
 import signal
 import sys
 import traceback
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import output
+from clickwell.cli import demo, operate, output, read, run, send
 from clickwell.errors import ClickwellError
 
 EXIT_CODES = """\b
@@ -26,9 +25,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in ("run", "demo", "send", "read", "operate"):
-    if importlib.util.find_spec(f"clickwell.cli.{_module}"):
-        import_module(f"clickwell.cli.{_module}").register(app)
+for _module in (run, demo, send, read, operate):
+    _module.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def topics(*, data: DataOption = None, json: JsonOption = False) -> None:
     """Create the topics that are missing and show all of them."""
+    from clickwell.kafka import KafkaLog
     from clickwell.producers.topics import ensure_topics
     from clickwell.schemas.topics import TOPICS
-    from clickwell.stream_processors.log import KafkaLog
 
     settings = Settings.load(data)
     states = ensure_topics(settings)

@@ -69,8 +69,17 @@ def up(
         _show_ready(folder, began, f"`clickwell down{_data_option(data)}`", json=json)
         return
     output.note(f"clickwell {clickwell.__version__} · data in {folder} (kept)")
-    ports = {"kafka_port": kafka_port, "redis_port": redis_port}
-    with Stack(folder, parts=parts, workers=workers, done=output.done, warn=output.warn, **ports) as stack:
+    stack = Stack(
+        folder,
+        parts=parts,
+        workers=workers,
+        kafka_port=kafka_port,
+        redis_port=redis_port,
+        note=output.note,
+        done=output.done,
+        warn=output.warn,
+    )
+    with stack:
         try:
             if not detached:
                 _show_ready(folder, began, "Ctrl-C", json=json)

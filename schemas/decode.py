@@ -65,6 +65,10 @@ class Row(msgspec.Struct, gc=False):
     execution_id: Id | None = None
     timestamp: Time | None = None
     sent_at: Time | None = None
+    # These belong under metadata; at the top level they are unknown fields, which only the pydantic model moves there.
+    query: None = None
+    duration_ms: None = None
+    device: None = None
 
 
 class Record(Protocol):

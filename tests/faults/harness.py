@@ -1,0 +1,268 @@
+"""Real servers and real workers for one test, and a supervisor that starts workers again when they die."""
+
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from clickwell.devstack.broker import KafkaServer
+from clickwell.devstack.process import Child
+from clickwell.devstack.valkey import ValkeyServer
+from clickwell.producers.topics import ensure_topics
+from clickwell.settings import Settings
+
+from . import oracle
+from .load import Load, Traffic
+
+PARTITIONS = 4
+# Times as short as the broker allows, so that seconds show what takes minutes in production; small chunks, so that
+# there are many of them to be interrupted.
+WORKER = {
+    "SESSION_TIMEOUT": "6",
+    "HEARTBEAT_INTERVAL": "1",
+    "METADATA_MAX_AGE": "2",
+    "IDLE_SECONDS": "0.5",
+    "STALL_SECONDS": "15",
+    "CHUNK_RECORDS": "300",
+    "FETCH_BYTES": "65536",
+}
+
+
+class Worker(Child):
+    """One worker process.
+
+    Args:
+        name: its name and that of its log.
+        folder: data folder of the stack.
+        environment: settings, without the prefix.
+        failpoints: one for each start; later starts have none.
+        static: whether it joins its group under its own name.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, environment: dict[str, str], failpoints: Sequence[str], *, static: bool
+    ) -> None:
+        super().__init__(name, folder / "log" / f"{name}.log")
+        self.exits: list[int] = []
+        self.wanted = True
+        self._folder, self._environment, self._failpoints = folder, environment, list(failpoints)
+        self._options = ["--instance-id", name] if static else []
+
+    def command(self) -> list[str]:
+        """Return the command line, with the next failpoint."""
+        settings = dict(self._environment)
+        if self._failpoints:
+            settings["WORKER__FAILPOINT"] = self._failpoints.pop(0)
+        words = [f"CLICKWELL_{name}={value}" for name, value in settings.items()]
+        return [
+            *("/usr/bin/env", *words),
+            *(sys.executable, "-m", "clickwell", "worker", "--data", str(self._folder), *self._options),
+        ]
+
+    def tend(self) -> None:
+        """Start it again if it has ended, as a supervisor would."""
+        if self.wanted and self.exit_code is not None:
+            self.exits.append(self.exit_code)
+            time.sleep(0.1)
+            self.spawn()
+
+    def ended(self, timeout: float) -> int:
+        """Wait for the end of a worker that nobody starts again, and return its exit code."""
+        self.wanted = False
+        wait_for(lambda: self.exit_code is not None, timeout, f"the end of {self.name}")
+        assert self.exit_code is not None
+        return self.exit_code
+
+    def output(self) -> str:
+        """Return everything that it has logged."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+class Stack:
+    """A broker, a Valkey and workers. `fresh` empties it for the next test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kafka, self.valkey = KafkaServer(folder), ValkeyServer(folder)
+        self.folder = folder
+        self.workers: list[Worker] = []
+        self.client = redis.Redis(port=self.valkey.port, socket_timeout=20)
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._made = 0
+
+    def __enter__(self) -> Self:
+        self.kafka.start()
+        self.valkey.start()
+        self._supervisor.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._supervisor.join()
+        self.kill_workers()
+        self.client.close()
+        self.valkey.stop()
+        self.kafka.stop()
+
+    @property
+    def settings(self) -> Settings:
+        """Settings with the addresses of the servers."""
+        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS}
+        return Settings.load(self.folder, kafka=kafka, redis={"url": self.valkey.url})
+
+    def fresh(self) -> None:
+        """Empty topics and Redis; no workers."""
+        self.kill_workers()
+        if not self.kafka.answers():
+            self.kafka.kill()
+            self.kafka.start()
+        if not self.valkey.answers():
+            self.valkey.kill()
+            self.valkey.start()
+        self.client.flushall()
+        self.client.function_flush()
+        self.client.config_set("maxmemory-policy", "noeviction")
+        self.delete_topics()
+        ensure_topics(self.settings)
+
+    def delete_topics(self) -> None:
+        """Delete all topics and wait until the broker has forgotten them."""
+        admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
+
+        def present() -> list[str]:
+            return [name for name in admin.list_topics(timeout=20).topics if name.endswith(".v1")]
+
+        for future in admin.delete_topics(present()).values() if present() else []:
+            future.result()
+        wait_for(lambda: not present(), 20, "the end of the topics")
+        # The broker's own view lags a little behind what it tells.
+        time.sleep(0.3)
+
+    def work(
+        self, count: int = 1, *, failpoints: Sequence[str] = (), static: bool = False, redis_port: int | None = None, **settings: str
+    ) -> list[Worker]:
+        """Start workers that are kept alive; keyword arguments are worker settings such as `CHUNK_RECORDS="50"`."""
+        environment = {
+            "KAFKA__BOOTSTRAP_SERVERS": self.kafka.address,
+            "REDIS__URL": f"redis://127.0.0.1:{redis_port or self.valkey.port}/0",
+            "REDIS__TIMEOUT": "2",
+            **{f"WORKER__{name}": value for name, value in (WORKER | settings).items()},
+        }
+        workers = []
+        for _ in range(count):
+            self._made += 1
+            worker = Worker(f"worker-{self._made}", self.folder, environment, failpoints, static=static)
+            worker.spawn()
+            workers.append(worker)
+        with self._lock:
+            self.workers += workers
+        return workers
+
+    def kill_workers(self) -> None:
+        """Kill all workers for good."""
+        with self._lock:
+            for worker in self.workers:
+                worker.wanted = False
+                worker.kill()
+            self.workers = []
+
+    def load(self, seed: int, rate: int = 2000, poison: float = 0.002) -> Load:
+        """Return traffic for a `with` statement."""
+        return Load(Traffic(self.kafka.address, seed, poison=poison), rate)
+
+    def publish(self, seed: int, count: int) -> None:
+        """Send this many records and wait until the broker has them."""
+        traffic = Traffic(self.kafka.address, seed)
+        traffic.send(count)
+        traffic.flush()
+
+    def ends(self) -> dict[int, int]:
+        """Return the log's end of each partition."""
+        consumer = Consumer({"bootstrap.servers": self.kafka.address, "group.id": "ends", "log_level": 0})
+        try:
+            parts = consumer.list_topics(oracle.INTERACTIONS, timeout=20).topics[oracle.INTERACTIONS].partitions
+            return {
+                part: consumer.get_watermark_offsets(TopicPartition(oracle.INTERACTIONS, part), timeout=20)[1]
+                for part in parts
+            }
+        finally:
+            consumer.close()
+
+    def applied(self) -> int:
+        """Return how many records every shard has passed."""
+        try:
+            return sum((oracle.lowest_offsets(self.client) or {}).values())
+        except (redis.RedisError, OSError):
+            return 0
+
+    def wait_applied(self, more: int = 1, timeout: float = 60.0) -> None:
+        """Wait until so many more records are applied."""
+        before = self.applied()
+        wait_for(lambda: self.applied() >= before + more, timeout, f"{more} more records to be applied")
+
+    def settle(self, timeout: float = 60.0) -> None:
+        """Wait until every shard of every partition stands at the log's end, and no generation is being built."""
+        ends = self.ends()
+
+        def done() -> bool:
+            try:
+                return oracle.lowest_offsets(self.client) == ends
+            except (redis.RedisError, OSError):
+                return False
+
+        try:
+            wait_for(done, timeout, f"lag 0 at {ends}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; stored: {oracle.lowest_offsets(self.client)}{self.story()}") from None
+
+    def assert_exact(self, timeout: float = 60.0) -> int:
+        """Wait for lag 0, then compare with the recount; return how many records the log holds."""
+        self.settle(timeout)
+        try:
+            return oracle.assert_exact(self.kafka.address, self.client)
+        except AssertionError as error:
+            raise AssertionError(f"{error}{self.story()}") from None
+
+    def story(self) -> str:
+        """Return the exit codes and the last lines of each worker, for a failure's message."""
+        tails = [
+            f"\n{worker.name} exits {worker.exits}\n" + "\n".join(worker.output().splitlines()[-25:])
+            for worker in self.workers
+        ]
+        return "".join(tails)
+
+    def _supervise(self) -> None:
+        while not self._stopped.wait(0.05):
+            with self._lock:
+                for worker in self.workers:
+                    worker.tend()
+
+
+def wait_for(condition: Callable[[], object], timeout: float, what: str) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain for {what}"
+        time.sleep(0.1)
+
+
+def storm_seconds() -> float:
+    """Return how long the long storms blow: a minute unless the environment asks for less."""
+    return float(os.environ.get("CLICKWELL_TEST_STORM_SECONDS", "60"))
+
+
+def said(worker: Worker, pattern: str) -> bool:
+    """Tell whether a worker has logged something."""
+    return re.search(pattern, worker.output()) is not None

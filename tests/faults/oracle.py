@@ -1,0 +1,170 @@
+"""What Redis must hold, counted again from the topic in plain Python: nothing of clickwell is imported here."""
+
+import json
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import KafkaError as KafkaCode
+
+INTERACTIONS, DEAD_LETTERS = "interactions.v1", "dead-letters.v1"
+SIGNALS = ("click", "long_view", "add_to_cart", "purchase")
+SLOT_MS = 6 * 3_600_000
+WINDOW = 28
+CELLS = WINDOW + 2
+
+Counts = Mapping[tuple[str, str, int], int]
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One record as an independent consumer sees it; `poison` is what its sender said about it."""
+
+    partition: int
+    offset: int
+    received_ms: int
+    key: bytes | None
+    value: bytes | None
+    poison: bool
+
+
+def read_topic(kafka: str, topic: str) -> list[LogRecord]:
+    """Return every record of a topic, uncommitted and aborted ones too."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka,
+            "group.id": "oracle",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_uncommitted",
+            "auto.offset.reset": "earliest",
+            "log_level": 0,
+        }
+    )
+    records, left = [], set(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
+    deadline = time.monotonic() + 60
+    while left:
+        assert time.monotonic() < deadline, f"{topic} could not be read to its end"
+        for message in consumer.consume(5000, timeout=0.1):
+            if message.error():
+                if message.error().code() == KafkaCode._PARTITION_EOF:
+                    left.discard(message.partition())
+                continue
+            poison = ("poison", b"1") in (message.headers() or [])
+            place = message.partition(), message.offset(), message.timestamp()[1]
+            records.append(LogRecord(*place, message.key(), message.value(), poison))
+    consumer.close()
+    return records
+
+
+def recount(records: Iterable[LogRecord], now_ms: int) -> Counts:
+    """Return what a reader at `now_ms` must see, by document, signal and slot."""
+    counts: Counter[tuple[str, str, int]] = Counter()
+    newest: dict[str, int] = {}
+    seen = set()
+    for record in records:
+        if record.poison:
+            continue
+        event = json.loads(record.value or b"")
+        slot = event.get("timestamp", record.received_ms) // SLOT_MS
+        if slot < record.received_ms // SLOT_MS - WINDOW:
+            continue
+        signals = set(event["interaction_type"])
+        if "click" in signals and event.get("metadata", {}).get("duration_ms", 0) >= 30_000:
+            signals.add("long_view")
+        signals &= set(SIGNALS)
+        document = event["feature_id"]
+        if not signals or ("interaction_id" in event and (event["interaction_id"], document) in seen):
+            continue
+        seen.add((event.get("interaction_id"), document))
+        newest[document] = max(slot, newest.get(document, 0))
+        counts.update((document, signal, slot) for signal in signals)
+    return _visible(counts, newest, now_ms)
+
+
+def read_rings(client: redis.Redis, generation: str, now_ms: int) -> Counts:
+    """Return the same from the rings of a generation in Redis."""
+    counts, newest = {}, {}
+    keys = list(client.scan_iter(match=f"cw1:{{s???}}:{generation}:c:*", count=5000))
+    for key, ring in zip(keys, client.mget(keys) if keys else [], strict=True):
+        document = key.decode().split(":c:", 1)[1]
+        header, *cells = struct.unpack(f"<{len(ring) // 4}I", ring)
+        newest[document] = last = header & 0xFFFFFF
+        bits = [bit for bit in range(8) if header >> 24 + bit & 1]
+        assert len(cells) == CELLS * len(bits), key
+        for at, count in enumerate(cells):
+            slot = last - (last - at % CELLS) % CELLS
+            if count:
+                counts[document, SIGNALS[bits[at // CELLS]], slot] = count
+    return _visible(counts, newest, now_ms)
+
+
+def _visible(counts: Counts, newest: Mapping[str, int], now_ms: int) -> Counts:
+    """Leave out what has left the window, or what a document's own newer slots have pushed out."""
+    oldest = now_ms // SLOT_MS - WINDOW
+    return {
+        (document, signal, slot): count
+        for (document, signal, slot), count in counts.items()
+        if slot >= oldest and slot > newest[document] - CELLS
+    }
+
+
+def assert_exact(kafka: str, client: redis.Redis) -> int:
+    """Compare every document, signal and slot, and every dead letter; return how many records the log holds."""
+    log = read_topic(kafka, INTERACTIONS)
+    while True:
+        now_ms = time.time_ns() // 1_000_000
+        found = read_rings(client, active(client)["name"], now_ms)
+        # Rings expire when a slot ends; a comparison across that moment is done again.
+        if time.time_ns() // 1_000_000 // SLOT_MS == now_ms // SLOT_MS:
+            break
+    wanted = recount(log, now_ms)
+    wrong = {cell: (wanted.get(cell, 0), found.get(cell, 0)) for cell in wanted.keys() | found.keys()}
+    wrong = {cell: pair for cell, pair in wrong.items() if pair[0] != pair[1]}
+    assert not wrong, (
+        f"{len(wrong)} of {len(wanted)} cells differ, {sum(found.values()) - sum(wanted.values()):+d} in all; "
+        f"(cell, (log, Redis)): {sorted(wrong.items())[:8]}"
+    )
+    assert_dead_letters(kafka, [record for record in log if record.poison])
+    return len(log)
+
+
+def assert_dead_letters(kafka: str, poison: Iterable[LogRecord]) -> None:
+    """Check that each poison is in the dead letters once, byte for byte, and nothing else is."""
+    wanted = Counter((f"{INTERACTIONS}/{r.partition}/{r.offset}".encode(), r.value) for r in poison)
+    found = Counter((letter.key, letter.value) for letter in read_topic(kafka, DEAD_LETTERS))
+    assert found == wanted, (
+        f"dead letters: missing {[key for key, _ in wanted - found][:8]}, superfluous {[key for key, _ in found - wanted][:8]}"
+    )
+
+
+def active(client: redis.Redis) -> Any:
+    """Return the generation that readers use."""
+    pointer = client.get("{cw1}:active")
+    assert pointer, "no generation is active"
+    return json.loads(pointer)
+
+
+def lowest_offsets(client: redis.Redis) -> dict[int, int] | None:
+    """Return the lowest next offset over all shards, by partition; None while no complete generation is active."""
+    building, pointer = client.mget("{cw1}:building", "{cw1}:active")
+    if building or not pointer:
+        return None
+    name = json.loads(pointer)["name"]
+    pipeline = client.pipeline(transaction=False)
+    for shard in range(64):
+        pipeline.hgetall(f"cw1:{{s{shard:03d}}}:{name}:o")
+    lowest: dict[int, int] = {}
+    for fields in pipeline.execute():
+        parts = {int(k.rsplit(b"/", 1)[1]): int(v.split()[0]) for k, v in fields.items() if k.startswith(b"popularity/")}
+        if not parts:
+            return None
+        for partition, offset in parts.items():
+            lowest[partition] = min(offset, lowest.get(partition, offset))
+    return lowest

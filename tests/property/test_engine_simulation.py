@@ -1,0 +1,407 @@
+"""The engine under every fault at once: after it is over, the counts are those of the log, whatever happened.
+
+Everything around the engine is simulated: a log that grows and has holes, consumers that drop, repeat, reorder and
+delay, servers that fail before, during and after a call, a ledger that is rolled back or emptied, two workers that both
+believe a partition is theirs. Time is virtual, so that a run of minutes takes milliseconds, and all follows from a seed.
+"""
+
+import asyncio
+import json
+import random
+import selectors
+import time
+from collections import Counter, deque
+from types import SimpleNamespace
+
+import pytest
+
+from clickwell.clock import MS_PER_HOUR
+from clickwell.schemas.interactions import MAX_AHEAD_MS
+from clickwell.schemas.rings import Generation, Layout
+from clickwell.settings import PopularitySettings
+from clickwell.stream_processors import engine as engine_module
+from clickwell.stream_processors import resume as resume_module
+from clickwell.stream_processors.engine import NOWHERE, Engine
+from clickwell.stream_processors.ledger import read_reply
+from clickwell.stream_processors.popularity import PopularityLane
+from clickwell.stream_processors.resume import Resume
+from clickwell.testing import FakeClock, FakeRecord, LedgerState, MemoryLedger, event
+
+SETTINGS = PopularitySettings()
+LAYOUT = Layout.of(SETTINGS)
+TOPIC = "interactions.v1"
+PARTITIONS = 2
+TYPES = [("click",), ("click", "purchase"), ("skip",), ("add_to_cart",), ("view", "click")]
+# Drawn for each seed, so that some runs see one kind of fault only and others see all.
+FAULTS = {
+    "apply_before": 0.1,  # the call never arrives
+    "apply_within": 0.1,  # some shards are applied, then the connection breaks
+    "apply_after": 0.15,  # all is applied, the reply is lost
+    "load": 0.1,
+    "kafka": 0.05,
+    "seek": 0.1,
+    "drop": 0.1,  # the agent loses a chunk
+    "repeat": 0.1,
+    "reorder": 0.1,
+    "stale": 0.1,  # a chunk comes again, much later
+    "agent": 0.05,
+    "dead_letter": 0.1,
+    "rollback": 0.3,
+    "flush": 0.15,
+    "rebalance": 0.4,
+    "zombie": 0.5,  # at a rebalance, the one who loses a partition does not hear of it
+}
+
+
+class Jump(selectors.DefaultSelector):
+    """Never waits: the loop's clock jumps to the next timer instead."""
+
+    now = 0.0
+
+    def select(self, timeout=None):
+        assert timeout is not None, "everything waits for something that cannot happen"
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self):
+        self.jump = Jump()
+        # Not zero: the engine's own times begin with the machine's clock.
+        self.jump.now = time.monotonic()
+        super().__init__(self.jump)
+
+    def time(self):
+        return self.jump.now
+
+
+class Broken(Exception):
+    """A fault of the simulation."""
+
+
+class World:
+    """All that is shared by the workers: the log, the ledger's server, the broker's clock, chance."""
+
+    def __init__(self, seed):
+        self.chance = random.Random(seed)
+        on = self.chance.random() ** 0.5
+        self.faults = {name: rate for name, rate in FAULTS.items() if self.chance.random() < on}
+        self.clock = FakeClock()
+        self.log = [[] for _ in range(PARTITIONS)]
+        self.ends = [0] * PARTITIONS
+        self.dead_letters = set()
+        self.ledger = FaultyLedger(self)
+        self.snapshots = [(LedgerState(), None)]
+        self.generation = None
+        self.named = 0
+
+    def strikes(self, fault):
+        return fault in self.faults and self.chance.random() < self.faults[fault]
+
+    async def pause(self, often=0.5):
+        """Let the others go on, sometimes for long."""
+        if self.chance.random() < often:
+            await asyncio.sleep(self.chance.choice([0, 0, 0, 0.001, 0.01, 0.1, 1.0]))
+
+    async def network(self, fault):
+        """Be asked something over a network."""
+        await self.pause()
+        if self.strikes(fault):
+            await self.pause()
+            raise Broken(fault)
+
+    def write(self):
+        """Append some records to a partition, some of them bad, repeated or late; now and then leave a hole."""
+        partition = self.chance.randrange(PARTITIONS)
+        log = self.log[partition]
+        for _ in range(self.chance.randint(1, 12)):
+            self.clock.advance(self.chance.choice([1, 1, 50, 1000, MS_PER_HOUR // 8]))
+            # Holes as transactions leave them: also right before what comes next, and at the end.
+            if self.chance.random() < 0.05:
+                self.ends[partition] += self.chance.randint(1, 3)
+            log.append(FakeRecord(self.ends[partition], self.clock.now_ms(), self.value(log, partition)))
+            self.ends[partition] += 1
+        if self.chance.random() < 0.1:
+            self.ends[partition] += 1
+
+    def value(self, log, partition):
+        draw = self.chance.random()
+        if draw < 0.03:
+            return self.chance.choice([None, b"", b"{", b"[]", event("d", position=-1)])
+        if draw < 0.13 and log:
+            return self.chance.choice(log[-20:]).value
+        fields = {}
+        if self.chance.random() < 0.8:
+            fields["interaction_id"] = f"{partition}-{self.chance.randrange(10**9)}"
+        if self.chance.random() < 0.9:
+            back = self.chance.choice([0, 100, MS_PER_HOUR, 30 * MS_PER_HOUR, 190 * MS_PER_HOUR, 210 * MS_PER_HOUR])
+            fields["timestamp"] = self.clock.now_ms() - back
+        if self.chance.random() < 0.3:
+            fields["metadata"] = {"duration_ms": self.chance.choice([0, 29_999, 30_000])}
+        return event(f"d{self.chance.randrange(12)}", *self.chance.choice(TYPES), **fields)
+
+    def records(self, partition, offset, most):
+        return [record for record in self.log[partition] if record.offset >= offset][:most]
+
+    def recount(self):
+        """What the log says, and which records are bad."""
+        counts, bad, seen = Counter(), set(), {}
+        for partition, log in enumerate(self.log):
+            for record in log:
+                try:
+                    content = json.loads(record.value)
+                    types, at = set(content["interaction_type"]), content.get("timestamp", record.timestamp)
+                    assert "position" not in content
+                    assert at <= record.timestamp + MAX_AHEAD_MS
+                except (TypeError, ValueError, AssertionError, KeyError):
+                    bad.add((partition, record.offset))
+                    continue
+                if "click" in types and content.get("metadata", {}).get("duration_ms", 0) >= SETTINGS.long_view_ms:
+                    types.add("long_view")
+                types &= set(LAYOUT.signals)
+                slot = at // LAYOUT.slot_ms
+                if not types or slot < record.timestamp // LAYOUT.slot_ms - LAYOUT.window:
+                    continue
+                if "interaction_id" in content:
+                    key = content["interaction_id"], content["feature_id"]
+                    bucket = record.timestamp // (SETTINGS.dedup_hours * MS_PER_HOUR)
+                    if bucket - seen.get(key, -9) <= 1:
+                        continue
+                    seen[key] = bucket
+                counts.update((content["feature_id"], LAYOUT.signals.index(signal), slot) for signal in types)
+        return counts, bad
+
+    # What `Resume` asks of the broker, from a thread; and of Redis, beside the ledger.
+
+    def describe(self, _topic):
+        return "topic-id", PARTITIONS
+
+    def at(self, _topic, _partition, _time_ms):
+        return 0
+
+    def earliest(self, _topic, _partition):
+        return 0
+
+    def latest(self, _topic, partitions):
+        return {partition: self.ends[partition] for partition in partitions}
+
+    def first_record(self, _topic, partition, offset):
+        found = self.records(partition, offset, 1)
+        return found[0].offset if found else self.ends[partition]
+
+    async def target(self):
+        await self.network("load")
+        return self.generation, False
+
+    async def begin(self, targets):
+        await self.network("load")
+        if self.generation is None:
+            self.named += 1
+            self.generation = Generation(
+                name=f"g{self.named}", layout=LAYOUT, half_life_hours=24, started_ms=self.clock.now_ms()
+            )
+        return self.generation
+
+    async def hkeys(self, _key):
+        await self.network("load")
+        return []
+
+    async def to_thread(self, function, *arguments):
+        await self.network("kafka")
+        return function(*arguments)
+
+
+class FaultyLedger(MemoryLedger):
+    def __init__(self, world):
+        super().__init__("popularity")
+        self.world = world
+
+    async def load(self, generation, field):
+        await self.world.network("load")
+        return await super().load(generation, field)
+
+    async def open(self, generation, field, shards, start):
+        await self.world.network("load")
+        await super().open(generation, field, shards, start)
+
+    async def _send(self, generation, field, calls):
+        await self.world.network("apply_before")
+        fails_at = self.world.chance.randrange(len(calls)) if calls and self.world.strikes("apply_within") else None
+        replies = []
+        for n, call in enumerate(calls):
+            if n == fails_at:
+                raise Broken("apply_within")
+            replies.append(self.answer(generation, field, call))
+            await self.world.pause(0.03)
+        await self.world.network("apply_after")
+        return replies
+
+    def answer(self, generation, field, call):
+        # An emptied server also forgets which generation it had.
+        if self.world.generation is None:
+            return read_reply(call, [b"LOST"])
+        return super().answer(generation, field, call)
+
+
+class Worker:
+    """One engine with the consumer before it."""
+
+    def __init__(self, world):
+        self.world = world
+        self.positions = {}
+        self.queue = deque()
+        self.late = []
+        lane = PopularityLane(SETTINGS)
+        resume = Resume(world, world.ledger, world, world, lane)
+        self.engine = Engine(lane, world.ledger, resume, self, self.seek, self.fatal, idle_seconds=2.0)
+
+    def fatal(self, error):
+        raise AssertionError(f"nothing here is fatal: {error!r}")
+
+    async def send(self, _topic, partition, bad):
+        await self.world.network("dead_letter")
+        self.world.dead_letters.update((partition, record.offset) for record, _ in bad)
+        await self.world.network("dead_letter")
+        return len(bad)
+
+    async def seek(self, positions):
+        await self.world.network("seek")
+        for tp, offset in positions.items():
+            if tp in self.positions:
+                self.positions[tp] = offset
+        await self.world.network("seek")
+
+    async def assign(self, tps):
+        """Be given partitions: the consumer starts anywhere until it is told better."""
+        self.queue.clear()
+        self.positions = {tp: self.world.chance.randint(0, self.world.ends[tp[1]]) for tp in tps}
+        self.positions.update(await self.engine.assign(tps))
+
+    def end_of(self, tp):
+        return self.world.ends[tp[1]] if self.world.chance.random() < 0.9 else 0
+
+    async def fetch(self):
+        chance = self.world.chance
+        while True:
+            for tp in list(self.positions):
+                if len(self.queue) > 4 or tp not in self.positions:
+                    continue
+                records = self.world.records(tp[1], self.positions[tp], chance.randint(1, 15))
+                if records:
+                    self.positions[tp] = records[-1].offset + 1
+                    self.queue.append((tp, records))
+            await asyncio.sleep(chance.choice([0.001, 0.01, 0.05]))
+
+    async def work(self):
+        world = self.world
+        while True:
+            if not self.queue:
+                await asyncio.sleep(0.005)
+                continue
+            if len(self.queue) > 1 and world.strikes("reorder"):
+                self.queue.rotate(1)
+            tp, records = self.queue.popleft()
+            if world.strikes("stale"):
+                self.late.append((tp, records))
+            if self.late and world.chance.random() < 0.1:
+                self.queue.append(self.late.pop())
+            if world.strikes("repeat"):
+                self.queue.appendleft((tp, records))
+            if world.strikes("agent"):
+                self.engine.fail(tp, Broken("agent"))
+            elif not world.strikes("drop"):
+                await self.engine.feed(tp, records)
+            await world.pause(0.2)
+
+    async def tick(self):
+        """What the worker's timer does, with its switch to another generation."""
+        while True:
+            await asyncio.sleep(self.world.chance.uniform(0.5, 2.0))
+            try:
+                await self.engine.tick(self.end_of)
+                generation, _ = await self.world.target()
+            except Broken:
+                continue
+            parts = self.engine.parts.values()
+            if generation is None or any(part.generation not in {generation.name, ""} for part in parts):
+                self.engine.rewind_all("another generation")
+
+    def caught_up(self):
+        return all(
+            part.position != NOWHERE and min(part.done) >= self.world.ends[tp[1]]
+            for tp, part in self.engine.parts.items()
+        )
+
+
+async def troubles(world, workers):
+    """Let the log grow and things go wrong for a while."""
+    for _ in range(world.chance.randint(5, 25)):
+        world.write()
+        await asyncio.sleep(world.chance.choice([0, 0.01, 0.1, 0.5, 2.0, 6.0]))
+        if world.chance.random() < 0.3:
+            world.snapshots.append((world.ledger.state.copy(), world.generation))
+        if world.strikes("rollback"):
+            world.ledger.state, world.generation = world.chance.choice(world.snapshots[-3:])
+            world.ledger.state = world.ledger.state.copy()
+        if world.strikes("flush"):
+            world.ledger.state, world.generation = LedgerState(), None
+        if world.strikes("rebalance"):
+            await rebalance(world, workers)
+
+
+async def rebalance(world, workers):
+    owned = [[], []]
+    for partition in range(PARTITIONS):
+        owned[world.chance.randrange(2)].append((TOPIC, partition))
+    for worker, tps in zip(workers, owned, strict=True):
+        if set(tps) - set(worker.positions) or not world.strikes("zombie"):
+            await worker.assign(tps)
+
+
+async def life(world):
+    workers = [Worker(world), Worker(world)]
+    running = [
+        asyncio.create_task(task) for worker in workers for task in (worker.fetch(), worker.work(), worker.tick())
+    ]
+    await rebalance(world, workers)
+    await troubles(world, workers)
+    world.faults = {}
+    for worker, tp in zip(workers, [(TOPIC, 0), (TOPIC, 1)], strict=True):
+        await worker.assign([tp])
+    healed_by = asyncio.get_running_loop().time() + 60
+    while not all(worker.caught_up() for worker in workers):
+        assert asyncio.get_running_loop().time() < healed_by, f"no progress: {[w.engine.parts for w in workers]}"
+        await asyncio.sleep(0.5)
+    rewinds = sum(worker.engine.stats.rewinds for worker in workers)
+    # Long enough for whatever still is on its way, and for rewinds without end.
+    await asyncio.sleep(30)
+    settled = sum(worker.engine.stats.rewinds for worker in workers) - rewinds
+    for task in running:
+        if task.done():
+            task.result()
+        task.cancel()
+    return settled
+
+
+def simulate(seed, monkeypatch):
+    world = World(seed)
+    loop = VirtualLoop()
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(resume_module, "asyncio", SimpleNamespace(to_thread=world.to_thread))
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        settled = runner.run(life(world))
+    counts, bad = world.recount()
+    written = Counter(
+        {key[1:]: count for key, count in world.ledger.state.counts.items() if key[0] == world.generation.name}
+    )
+    return written, counts, world.dead_letters, bad, settled
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_counts_equal_the_log_whatever_happened(block, monkeypatch):
+    """Each seed is another history of faults; once they are over, no event is missing and none counts twice."""
+    for seed in range(block * 40, block * 40 + 40):
+        written, counts, dead, bad, settled = simulate(seed, monkeypatch)
+        assert written == counts, f"seed {seed}: too many {written - counts}, missing {counts - written}"
+        assert dead == bad, f"seed {seed}"
+        assert settled <= 4, f"seed {seed}: still rewinds {settled} times in 30 s when nothing is wrong"
