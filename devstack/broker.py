@@ -89,7 +89,7 @@ class KafkaServer(Server):
             )
 
     def answers(self) -> bool:
-        """Tell whether a metadata request is answered and names the broker."""
+        """Tell whether a metadata request is answered by this very broker, and not by another one on its port."""
         if not listens(self.port):
             return False
         from confluent_kafka import KafkaException  # noqa: PLC0415  # 20 MB that `clickwell --help` need not load
@@ -97,9 +97,11 @@ class KafkaServer(Server):
 
         try:
             client = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
-            return bool(client.list_topics(timeout=2).brokers)
+            metadata = client.list_topics(timeout=2)
         except KafkaException:
             return False
+        cluster = f"cluster.id={metadata.cluster_id}\n"
+        return bool(metadata.brokers) and cluster in (self._folder / "log" / "meta.properties").read_text()
 
 
 def _java(*arguments: str) -> list[str]:

@@ -52,12 +52,13 @@ class ValkeyServer(Server):
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def answers(self) -> bool:
-        """Tell whether it answers PING; it does not while it loads its append-only file."""
+        """Tell whether this very server, and no other one on its port, answers and has loaded its append-only file."""
         if not listens(self.port):
             return False
         with redis.Redis(host=HOST, port=self.port, socket_timeout=2) as client:
             try:
-                return bool(client.ping())
+                folder = cast("dict[str, str]", client.config_get("dir"))["dir"]
+                return bool(client.ping()) and Path(folder).resolve() == self._folder.resolve()
             except redis.RedisError:
                 return False
 

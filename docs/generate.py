@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the fields of `clickwell.settings`: `python docs/generate.py`."""  # noqa: INP001  # a script
+"""Writes docs/settings.md from the fields of `clickwell.settings`: `python docs/generate.py`."""  # a script
 
 import json
 from collections.abc import Iterator

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from clickwell.clock import SystemClock
 from clickwell.errors import KafkaError
-from clickwell.producers.emitter import Counts, Delivery, Emitter
+from clickwell.producers.deliveries import Counts, Delivery
+from clickwell.producers.emitter import Emitter
 from clickwell.producers.records import Kind, Record, interaction_record, search_record
 from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from clickwell.clock import SystemClock
 from clickwell.errors import BufferFullError, KafkaError, UsageError
 from clickwell.kafka import librdkafka_config
+from clickwell.producers.deliveries import Counts, Delivery, OnDelivery, tell
 from clickwell.producers.records import (
     KIND_OF,
     TOPIC_OF,
@@ -46,7 +47,8 @@ REPLAY_RECORDS = 5000
 # Reports about the record itself: it will never be taken, so that keeping it would block all behind it.
 HOPELESS = frozenset({Report.MSG_SIZE_TOO_LARGE, Report.INVALID_MSG, Report.INVALID_MSG_SIZE, Report.INVALID_RECORD})
 
-FATAL = Report._FATAL  # noqa: SLF001  # all of librdkafka's own codes begin with an underscore
+# All of librdkafka's own codes begin with an underscore.
+FATAL, QUEUE_FULL = Report._FATAL, Report._QUEUE_FULL  # noqa: SLF001
 
 _log = logging.getLogger(__name__)
 # librdkafka tells of every reconnect; whoever wants to read that turns this logger on.
@@ -55,55 +57,12 @@ _client_log.addHandler(logging.NullHandler())
 _client_log.propagate = False
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What became of one event.
-
-    Attributes:
-        id: the event's id.
-        outcome: `acked` by the broker; `spooled` on disk, to be sent later; `failed`, it is not and will not be sent.
-        partition: where it lies if acked.
-        offset: where it lies if acked.
-        error: the broker's or the client's word if failed.
-    """
-
-    id: str
-    outcome: Literal["acked", "spooled", "failed"]
-    partition: int = -1
-    offset: int = -1
-    error: str = ""
-
-
-OnDelivery = Callable[[Delivery], None]
-
-
-@dataclass(slots=True)
-class Counts:
-    """Events of one kind since the emitter began: acked + failed + pending = accepted + what an earlier process left.
-
-    Attributes:
-        accepted: taken by an `emit`.
-        refused: not taken, as memory and spool were full; the caller got a `BufferFullError`.
-        acked: acknowledged by all in-sync replicas.
-        failed: given up; each was logged or reported to its `on_delivery`.
-        spooled: written to the spool.
-        replayed: of the acked ones, those that came from the spool, also of an earlier process.
-    """
-
-    accepted: int = 0
-    refused: int = 0
-    acked: int = 0
-    failed: int = 0
-    spooled: int = 0
-    replayed: int = 0
-
-
 @dataclass(slots=True)
 class _Replay:
-    """Records of the spool that are in flight, oldest first, and which of them need nothing more."""
+    """Records of the spool that are in flight, oldest first, and what is known of each."""
 
     records: list[Record]
-    settled: list[bool | None] = field(default_factory=list)  # None: no report yet; False: to be sent again
+    outcomes: list[Literal["waiting", "acked", "again", "hopeless"]] = field(default_factory=list)
     waiting: int = 0
 
 
@@ -210,11 +169,15 @@ class Emitter:
                 if on_delivery is None
                 else partial(self._reported_to, counts, record, on_delivery)
             )
-            if not self._produce(record, report):
-                return False
             self._handed += 1
-            counts.accepted += 1
-            return True
+            error = self._produce(record, report)
+            if error is None:
+                counts.accepted += 1
+                return True
+            self._handed -= 1
+            if error.code() in HOPELESS or (self._spool is None and error.code() not in {QUEUE_FULL, FATAL}):
+                raise KafkaError(f"the Kafka client does not take the event: {error.str()}")
+            return False
 
     def overflow(self, record: Record, on_delivery: OnDelivery | None = None) -> None:
         """Put a record at the end of the spool.
@@ -236,7 +199,7 @@ class Emitter:
             counts.accepted += 1
             counts.spooled += 1
         if on_delivery:
-            _tell(on_delivery, Delivery(record.id, "spooled"))
+            tell(on_delivery, Delivery(record.id, "spooled"))
 
     @property
     def pending(self) -> int:
@@ -306,7 +269,8 @@ class Emitter:
         }
         return Producer(config, logger=_client_log)
 
-    def _produce(self, record: Record, report: Callable[[Report | None, Message], None]) -> bool:
+    def _produce(self, record: Record, report: Callable[[Report | None, Message], None]) -> Report | None:
+        """Hand a record to the client; return why it does not take it, None if it does."""
         version, _, *rest = self._headers[record.kind]
         try:
             self._producer.produce(
@@ -317,13 +281,11 @@ class Emitter:
                 headers=[version, ("ce_id", record.id.encode()), *rest],
             )
         except BufferError:
-            return False
+            return Report(QUEUE_FULL)
         except KafkaException as error:
-            if error.args[0].fatal():
-                self._fatal = True
-                return False
-            raise KafkaError(f"the Kafka client refuses: {error.args[0].str()}") from None
-        return True
+            self._on_error(error.args[0])
+            return error.args[0]  # type: ignore[no-any-return]  # it is always a KafkaError
+        return None
 
     # What follows runs in the emitter's own thread, and so do all delivery reports.
 
@@ -382,7 +344,7 @@ class Emitter:
             else:
                 self.stats[record.kind].failed += 1
             if on_delivery:
-                _tell(on_delivery, Delivery(record.id, outcome, error="" if outcome == "spooled" else "disk full"))
+                tell(on_delivery, Delivery(record.id, outcome, error="" if outcome == "spooled" else "disk full"))
         with self._lock:
             self._stranded = []
 
@@ -391,32 +353,39 @@ class Emitter:
             return
         with self._lock:
             payloads = spool.take(min(REPLAY_RECORDS, self._settings.emitter.buffer_events))
-            if not payloads:
-                self._spooling = False
-                return
         self._replay = replay = _Replay([unpack(payload) for payload in payloads])
         for index, record in enumerate(replay.records):
-            replay.settled.append(None)
-            if not self._produce(record, partial(self._replayed, replay, index)):
-                replay.settled[index] = False
-                break
+            replay.outcomes.append("waiting")
             replay.waiting += 1
+            error = self._produce(record, partial(self._replayed, replay, index))
+            if error is not None:
+                replay.outcomes[index] = "hopeless" if error.code() in HOPELESS else "again"
+                replay.waiting -= 1
+                break
 
     def _replayed(self, replay: _Replay, index: int, error: Report | None, _: Message) -> None:
         self._replayed_reports += 1
         replay.waiting -= 1
-        replay.settled[index] = error is None or error.code() in HOPELESS
-        if error is not None and error.code() in HOPELESS:
-            self._give_up(replay.records[index], error)
+        if error is None:
+            replay.outcomes[index] = "acked"
+        else:
+            self._on_error(error)
+            replay.outcomes[index] = "hopeless" if error.code() in HOPELESS else "again"
 
     def _end_replay(self, spool: Spool, replay: _Replay) -> None:
-        """Drop the leading records that need nothing more; the others, from the first that does, are sent again."""
-        ended = next((index for index, settled in enumerate(replay.settled) if not settled), len(replay.settled))
-        for record in replay.records[:ended]:
-            self.stats[record.kind].acked += 1
-            self.stats[record.kind].replayed += 1
-        spool.done(ended)
-        spool.rewind()
+        """Drop the records up to the first that must be sent again; that one and all behind it stay."""
+        outcomes = replay.outcomes
+        ended = outcomes.index("again") if "again" in outcomes else len(outcomes)
+        for record, outcome in zip(replay.records[:ended], outcomes, strict=False):
+            if outcome == "hopeless":
+                self._give_up(record, "the broker refuses this record")
+            else:
+                self.stats[record.kind].acked += 1
+                self.stats[record.kind].replayed += 1
+        with self._lock:
+            spool.done(ended)
+            spool.rewind()
+            self._spooling = len(spool) > 0
         self._replay = None
         # A report that comes at once, such as for a missing topic, must not make a busy loop.
         self._replay_at = 0.0 if ended else time.monotonic() + 1
@@ -438,7 +407,7 @@ class Emitter:
             return
         self._resolved += 1
         counts.acked += 1
-        _tell(on_delivery, Delivery(record.id, "acked", message.partition() or 0, message.offset() or 0))
+        tell(on_delivery, Delivery(record.id, "acked", message.partition() or 0, message.offset() or 0))
 
     def _failed(self, record: Record, on_delivery: OnDelivery | None, error: Report) -> None:
         self._on_error(error)
@@ -449,24 +418,17 @@ class Emitter:
                 self._resolved += 1
             return
         self._resolved += 1
-        self._give_up(record, error)
+        self._give_up(record, error.str())
         if on_delivery:
-            _tell(on_delivery, Delivery(record.id, "failed", error=error.str()))
+            tell(on_delivery, Delivery(record.id, "failed", error=error.str()))
 
-    def _give_up(self, record: Record, error: Report) -> None:
+    def _give_up(self, record: Record, why: str) -> None:
         counts = self.stats[record.kind]
         counts.failed += 1
         # The first of a row says it all; the counter has the rest.
         if counts.failed & (counts.failed - 1) == 0:
-            _log.warning("%d events of kind %s were not delivered: %s", counts.failed, record.kind, error.str())
+            _log.warning("%d events of kind %s were not delivered: %s", counts.failed, record.kind, why)
 
     def _on_error(self, error: Report) -> None:
         if error.fatal() or error.code() == FATAL:
             self._fatal = True
-
-
-def _tell(on_delivery: OnDelivery, delivery: Delivery) -> None:
-    try:
-        on_delivery(delivery)
-    except Exception:  # noqa: BLE001  # it is the caller's code, and must not end the thread that delivers
-        _log.exception("on_delivery raised for event %s", delivery.id)

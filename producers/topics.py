@@ -1,23 +1,23 @@
 """Makes the Kafka topics, and tells how far they reach."""
 
+import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError as Report
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not marked so in its stubs
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewTopic,
-    OffsetSpec,
     ResourceType,
 )
 
 from clickwell.clock import MS_PER_DAY
 from clickwell.errors import KafkaError
-from clickwell.kafka import librdkafka_config
+from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.producers.emitter import MAX_RECORD_BYTES
 from clickwell.schemas.topics import TOPICS, Topic
 from clickwell.settings import KafkaSettings, Settings
@@ -62,22 +62,13 @@ def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[str, dict[int
     Raises:
         KafkaError: the broker is away.
     """
-    admin = _admin(settings.kafka)
-    ends: dict[str, dict[int, int]] = {topic: {} for topic in topics}
+    log = KafkaLog(settings.kafka)
     try:
-        known = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
-        places = [
-            TopicPartition(topic, number) for topic in ends if topic in known for number in known[topic].partitions
-        ]
-        if places:
-            latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # untyped in the client
-            asked = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=TIMEOUT_SECONDS)
-            for place, future in asked.items():
-                if end := future.result().offset:
-                    ends[place.topic][place.partition] = end
+        known = _admin(settings.kafka).list_topics(timeout=TIMEOUT_SECONDS).topics
     except KafkaException as error:
         raise _kafka_error(settings.kafka, error.args[0]) from None
-    return ends
+    ends = {topic: log.latest(topic, known[topic].partitions) if topic in known else {} for topic in topics}
+    return {topic: {number: end for number, end in found.items() if end} for topic, found in ends.items()}
 
 
 def _admin(kafka: KafkaSettings) -> AdminClient:
@@ -103,16 +94,23 @@ def _is_done(creation: Any) -> bool:
 
 
 def _stamp(admin: AdminClient, name: str) -> bool:
-    """Make the broker stamp receipt times on a topic; False when it does already."""
+    """Make the broker stamp receipt times on a topic and wait until it does; False when it did already."""
+    if _is_stamped(admin, name):
+        return False
+    change = ConfigEntry(*_STAMP, incremental_operation=AlterConfigOpType.SET)
+    topic = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[change])
+    admin.incremental_alter_configs([topic], request_timeout=TIMEOUT_SECONDS)[topic].result()
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not _is_stamped(admin, name) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return True
+
+
+def _is_stamped(admin: AdminClient, name: str) -> bool:
     key, value = _STAMP
     topic = ConfigResource(ResourceType.TOPIC, name)
     config = admin.describe_configs([topic], request_timeout=TIMEOUT_SECONDS)[topic].result()
-    if config[key].value == value:
-        return False
-    change = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-    wanted = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[change])
-    admin.incremental_alter_configs([wanted], request_timeout=TIMEOUT_SECONDS)[wanted].result()
-    return True
+    return bool(config[key].value == value)
 
 
 def _kafka_error(kafka: KafkaSettings, report: Report) -> KafkaError:

@@ -32,10 +32,10 @@ from clickwell.schemas.wire import parse
 # Metadata may have 8 KiB as compact JSON, and a number such as 1e15 grows at most fourfold when it is written out:
 # a record of this size cannot exceed the limit, so the fast path need not measure it.
 FAST_BYTES = 2000
-# A record this short cannot nest deeper than the 200 levels that the pydantic path's parser takes ...
-FLAT_BYTES = 440
-# ... and a longer one cannot if it opens no more brackets than this.
+# The pydantic path's parser takes some 195 levels. A longer record cannot nest deeper if it opens no more brackets, ...
 FLAT_BRACKETS = 190
+# ... and one this short has no room for more beside what every event must have.
+FLAT_BYTES = 420
 # Escapes that msgspec does not check in fields it skips.
 _SUSPECT = re.compile(rb"\\u0000|\\u[dD]")
 
@@ -118,7 +118,11 @@ class Decoder:
         try:
             joined = b"\n".join(values)  # type: ignore[arg-type]  # a None among them is the TypeError below
             joined.isascii() or joined.decode()
-            if joined.count(b"\n") >= len(values) or _suspect(joined):
+            # Every record is one object: otherwise a record with two of them could hide one that holds none.
+            breaks = len(values) - 1
+            if not breaks == joined.count(b"\n") == joined.count(b"}\n{") or joined[:1] + joined[-1:] != b"{}":
+                return None
+            if _suspect(joined):
                 return None
             # Most events are short; only then is a look at each of them spared.
             if max(map(len, values)) > FLAT_BYTES and not all(map(_flat, values)):  # type: ignore[arg-type]
@@ -126,7 +130,6 @@ class Decoder:
             rows: list[Row] = self._lines.decode_lines(joined)
         except (TypeError, UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return None
-        # Fewer rows than records: a blank record, or one that only its neighbour completes.
         if len(rows) != len(records):
             return None
         received = [record.timestamp for record in records]

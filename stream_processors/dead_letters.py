@@ -1,7 +1,9 @@
 """Records that are not valid events: kept byte for byte, with the reason, once, before the chunk counts."""
 
 import asyncio
+import time
 from collections.abc import Sequence
+from math import inf
 from threading import Lock
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
@@ -16,14 +18,17 @@ from clickwell.settings import KafkaSettings
 from clickwell.stream_processors.failpoints import Failpoints
 
 ACK_SECONDS = 30.0
+# A worker that was frozen for a while may have lost its partition to one that went on writing letters. Reading what is
+# new in the topic takes some 50 ms, so it is done at most this often.
+TRUSTED_SECONDS = 1.0
 
 
 class DeadLetters:
     """Writes dead letters and knows which were written before, by whichever worker.
 
     A source partition's letters go to one partition of the topic, in offset order, so the highest source offset found
-    there says what is already in: a replay adds nothing. What is found is read from the topic itself, when a partition
-    is first written to and after any failure.
+    there says what is already in: a replay adds nothing. What is found is read from the topic itself, after every
+    assignment, after any failure, and when it was last read a second ago.
     """
 
     def __init__(self, settings: KafkaSettings, failpoints: Failpoints) -> None:
@@ -34,11 +39,12 @@ class DeadLetters:
         self._partitions = 0
         self._next: dict[tuple[str, int], int] = {}
         self._read_to: dict[int, int] = {}
+        self._read_at = -inf
 
     def forget(self) -> None:
         """Read the topic again before the next letter: another worker may have written meanwhile."""
         with self._lock:
-            self._next.clear()
+            self._read_at = -inf
 
     async def send(self, topic: str, partition: int, bad: Sequence[tuple[Record, DecodeError]]) -> int:
         """Write the letters that are not in the topic yet and return their number once all are acknowledged.
@@ -54,16 +60,17 @@ class DeadLetters:
     def _send(self, topic: str, partition: int, bad: Sequence[tuple[Record, DecodeError]]) -> int:
         with self._lock:
             try:
-                if (topic, partition) not in self._next:
+                if time.monotonic() - self._read_at > TRUSTED_SECONDS:
                     self._catch_up()
-                    self._next.setdefault((topic, partition), 0)
-                new = [(record, error) for record, error in bad if record.offset >= self._next[topic, partition]]
+                    self._read_at = time.monotonic()
+                first = self._next.get((topic, partition), 0)
+                new = [(record, error) for record, error in bad if record.offset >= first]
                 self._produce(topic, partition, new)
             except KafkaException as error:
-                self._next.clear()
+                self._read_at = -inf
                 raise KafkaError(f"dead letters cannot be written: {error}") from None
             except KafkaError:
-                self._next.clear()
+                self._read_at = -inf
                 raise
             if new:
                 self._next[topic, partition] = new[-1][0].offset + 1

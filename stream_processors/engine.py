@@ -95,7 +95,7 @@ class Standing(Protocol):
         ...
 
     async def first_record(self, part: Part, offset: int) -> int:
-        """Return the offset of the first record that really exists at or after `offset`."""
+        """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
         ...
 
 
@@ -181,7 +181,8 @@ class Engine:
             if part.seeking_since and end_of(part.tp) <= part.position:
                 part.seeking_since = 0.0
             elif part.idle and now - waiting_since > IMPATIENCE:
-                self._start_rewind(part, "no chunk came")
+                # After a seek that brought nothing the log is asked: it may have no records there.
+                self._start_rewind(part, "no chunk came", probe=bool(part.seeking_since))
             elif part.idle and not part.seeking_since:
                 part.applying = asyncio.create_task(self._apply(part, part.epoch, part.position, 0, None))
 
@@ -212,7 +213,8 @@ class Engine:
         work = self._lane.work(batch, part.done if ahead else None)
         if batch.bad:
             await self._send_dead_letters(part, batch)
-        if part.applying is not None:
+        # Again after each wait: the timer may have begun the next call before this task went on.
+        while part.applying is not None and not part.applying.done():
             await part.applying
         # No await from here to the new task: between check and use nobody may rewind.
         if part.epoch != epoch or self.parts.get(part.tp) is not part:

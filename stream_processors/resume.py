@@ -64,7 +64,7 @@ class Resume:
         return done if min(done) >= earliest else await self._declare_loss(part, done, earliest)
 
     async def first_record(self, part: Part, offset: int) -> int:
-        """Return the offset of the first record that really exists at or after `offset`."""
+        """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
         return await asyncio.to_thread(self._kafka.first_record, part.topic, part.partition, offset)
 
     async def targets(self, topic: str) -> dict[str, int]:

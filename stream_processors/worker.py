@@ -31,8 +31,8 @@ from clickwell.stream_processors.watchdog import Pulse, Watchdog, exit_after
 
 log = logging.getLogger(__name__)
 
-EXIT_TERMINATED = 143
-EXIT_INTERRUPTED = 130
+# Until the first report of a working worker somebody may be waiting for it.
+STARTING_SECONDS = 0.1
 
 
 class Worker:
@@ -47,6 +47,7 @@ class Worker:
         self.id = settings.worker.instance_id or f"{socket.gethostname()}-{os.getpid()}"
         self._report = report
         self._signal = 0
+        self._reported = False
         self._client = connect(settings.redis)
         failpoints = Failpoints(settings.worker.failpoint)
         lane = PopularityLane(settings.popularity)
@@ -123,7 +124,7 @@ class Worker:
 
     async def _tick_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.worker.idle_seconds)
+            await asyncio.sleep(self.settings.worker.idle_seconds if self._reported else STARTING_SECONDS)
             try:
                 await self.engine.tick(self.app.end_of)
                 await self._publish(fresh=not await self._follow_generation())
@@ -162,6 +163,7 @@ class Worker:
             **asdict(self.engine.stats),
             "lost": self.resume.lost,
         }
+        self._reported = self._reported or bool(parts and fresh)
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(WORKERS, self.id, json.dumps(report))
         for part in parts if fresh else ():

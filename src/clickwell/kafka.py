@@ -1,10 +1,11 @@
 """Kafka as librdkafka sees it: the settings in its words, and what must be known of the log besides its records."""
 
-from collections.abc import Iterable
-from concurrent.futures import Future
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError as KafkaCode
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # re-exported silently
 
 from clickwell.errors import KafkaError
@@ -12,6 +13,14 @@ from clickwell.settings import KafkaSettings
 
 # Longer than one lost leader of a healthy cluster takes to be replaced; callers that may wait longer ask again.
 TIMEOUT = 15.0
+END_REACHED = KafkaCode._PARTITION_EOF  # noqa: SLF001  # librdkafka's name for it
+
+# Seconds for which a broker may answer so of a topic that was just made, or whose leader has just changed.
+_SETTLING: dict[int | None, float] = {
+    KafkaCode.LEADER_NOT_AVAILABLE: TIMEOUT,
+    KafkaCode.NOT_LEADER_FOR_PARTITION: TIMEOUT,
+    KafkaCode.UNKNOWN_TOPIC_OR_PART: 3.0,
+}
 
 T = TypeVar("T")
 
@@ -53,8 +62,7 @@ class KafkaLog:
         Raises:
             KafkaError: the broker is away or the topic does not exist.
         """
-        futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
-        description = self._result(futures[topic], topic)
+        description = self._ask(topic, lambda: self._describe(topic))
         return topic_id_text(description.topic_id), len(description.partitions)
 
     def earliest(self, topic: str, partition: int) -> int:
@@ -83,34 +91,61 @@ class KafkaLog:
         return offset if offset >= 0 else self.latest(topic, [partition])[partition]
 
     def first_record(self, topic: str, partition: int, offset: int) -> int:
-        """Return the offset of the first record that exists at or after `offset`, which must lie before the log's end.
+        """Return the offset of the first record that exists at or after `offset`, or the log's end if none follows.
+
+        Markers of transactions take offsets too, but are no records.
 
         Raises:
-            KafkaError: the broker is away or shows no record in time.
+            KafkaError: the broker is away, or the log does not hold `offset`.
         """
         consumer = Consumer(
-            {**librdkafka_config(self._settings), "group.id": "clickwell-probe", "isolation.level": "read_uncommitted"}
+            {
+                **librdkafka_config(self._settings),
+                "group.id": "clickwell-probe",
+                "isolation.level": "read_uncommitted",
+                "enable.partition.eof": True,
+                # Any other value would jump over records if retention removed `offset` meanwhile.
+                "auto.offset.reset": "error",
+                "log_level": 0,
+            }
         )
         try:
             consumer.assign([TopicPartition(topic, partition, offset)])
             message = consumer.poll(TIMEOUT)
-            if message is None or message.error() is not None:
-                raise KafkaError(f"{topic}-{partition}: no record at or after offset {offset}")
-            return int(message.offset() or 0)
+            error = message.error() if message is not None else None
+            if message is None or (error is not None and error.code() != END_REACHED):
+                raise KafkaError(f"{topic}-{partition}: no record at or after offset {offset}", why=str(error or ""))
+            found = message.offset()
+            assert found is not None
+            return found
         finally:
             consumer.close()
 
+    def _describe(self, topic: str) -> Any:
+        futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
+        return futures[topic].result(TIMEOUT)
+
     def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
         asked = {TopicPartition(topic, partition): spec for partition in partitions}
-        answers = self._admin.list_offsets(asked, request_timeout=TIMEOUT)
-        return {tp.partition: self._result(future, topic).offset for tp, future in answers.items()}
 
-    def _result(self, future: "Future[T]", topic: str) -> T:
-        try:
-            return future.result(TIMEOUT + 5)
-        except (KafkaException, TimeoutError) as error:
-            raise KafkaError(
-                f"Kafka at {self._settings.bootstrap_servers} does not answer for topic {topic}",
-                why=str(error),
-                fix="`clickwell up` starts a local broker; `clickwell topics` creates missing topics",
-            ) from None
+        def ask() -> dict[int, int]:
+            answers = self._admin.list_offsets(asked, request_timeout=TIMEOUT)
+            return {tp.partition: future.result(TIMEOUT).offset for tp, future in answers.items()}
+
+        return self._ask(topic, ask)
+
+    def _ask(self, topic: str, call: Callable[[], T]) -> T:
+        """Call until the broker answers for a topic that was just made or whose leader has just changed."""
+        began = time.monotonic()
+        while True:
+            try:
+                return call()
+            except (KafkaException, TimeoutError) as error:
+                code = error.args[0].code() if isinstance(error, KafkaException) else None
+                if time.monotonic() - began > _SETTLING.get(code, 0.0):
+                    raise KafkaError(
+                        f"Kafka at {self._settings.bootstrap_servers} does not answer for topic {topic}",
+                        why=error.args[0].str() if isinstance(error, KafkaException) else "it takes too long",
+                        fix="`clickwell up` starts a local broker; `clickwell topics` creates missing topics",
+                    ) from None
+            time.sleep(0.1)

@@ -10,7 +10,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from clickwell.errors import DecodeError
 from clickwell.producers.aio import AsyncEmitter
-from clickwell.producers.emitter import Delivery, Emitter
+from clickwell.producers.deliveries import Delivery
+from clickwell.producers.emitter import Emitter
 from clickwell.producers.topics import end_offsets, ensure_topics
 from clickwell.schemas.keys import murmur2
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES, Topic

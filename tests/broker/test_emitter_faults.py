@@ -1,6 +1,7 @@
 """Brokers and producers that die: what was acknowledged is in the log, what was spooled gets there, in order."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from collections import Counter, defaultdict
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from clickwell.producers import emitter as emitter_module
 from clickwell.producers.emitter import Emitter
+from clickwell.producers.records import interaction_record
+from clickwell.producers.spool import Spool
 from clickwell.producers.topics import end_offsets, ensure_topics
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import Settings
@@ -179,3 +183,59 @@ def test_a_producer_killed_between_produce_and_ack(broker, tmp_path):
             heir.emit(event(number))
         assert heir.flush(20) == 0
     assert {number for _, number in log_of(settings)} == set(range(300))
+
+
+def test_an_event_that_the_broker_never_takes_does_not_block_the_others(broker, tmp_path):
+    """A record that is larger than its topic allows is given up and counted, from memory as from the spool."""
+    settings = settings_for(broker, spool=tmp_path / "spool", compression="none")
+    ensure_topics(settings)
+    resource = ConfigResource(
+        ResourceType.TOPIC,
+        INTERACTIONS.name,
+        incremental_configs=[ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)],
+    )
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin.incremental_alter_configs([resource])[resource].result()
+    large = {**event(1), "metadata": {"note": "x" * 4000}}
+    spool = Spool.claim(tmp_path / "spool", max_bytes=1 << 20)
+    for one in (event(0), large, event(2)):
+        assert spool.append(interaction_record(one, int(time.time() * 1000)).pack())
+    spool.close()
+    told = []
+    with Emitter(settings) as emitter:
+        assert emitter.flush(30) == 0
+        counts = emitter.stats["interaction"]
+        assert (counts.acked, counts.replayed, counts.failed) == (2, 2, 1)
+        emitter.emit({**large, "interaction_id": "i4"}, on_delivery=told.append)
+        assert emitter.flush(30) == 0
+        emitter.emit(event(3), on_delivery=told.append)
+        assert emitter.flush(30) == 0
+    assert [delivery.outcome for delivery in told] == ["failed", "acked"]
+    assert counts.failed == 2
+    assert sorted(number for _, number in log_of(settings)) == [0, 2, 3]
+
+
+def test_a_broker_that_comes_back_empty_gets_the_later_events(broker, tmp_path):
+    """A broker that lost its data knows no producer ids and no topics: the emitter goes on when the topics are back."""
+    settings = settings_for(broker, spool=tmp_path / "spool")
+    ensure_topics(settings)
+    with Emitter(settings) as emitter:
+        for number in range(100):
+            emitter.emit(event(number))
+        assert emitter.flush(30) == 0
+        broker.kill()
+        for number in range(100, 200):
+            emitter.emit(event(number))
+        shutil.rmtree(tmp_path_of(broker))
+        broker.start()
+        ensure_topics(settings)
+        for number in range(200, 300):
+            emitter.emit(event(number))
+        assert emitter.flush(60) == 0
+        assert emitter.stats["interaction"].failed == 0
+    assert {number for _, number in log_of(settings)} == set(range(100, 300))
+
+
+def tmp_path_of(broker):
+    """The folder with the broker's data; its log file lies elsewhere."""
+    return broker.log.parent.parent / "kafka"

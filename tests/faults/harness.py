@@ -1,7 +1,9 @@
 """Real servers and real workers for one test, and a supervisor that starts workers again when they die."""
 
+import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -187,6 +189,30 @@ class Stack:
         traffic = Traffic(self.kafka.address, seed)
         traffic.send(count)
         traffic.flush()
+
+    def rebuild(self) -> None:
+        """Begin to count again from the log, as `clickwell rebuild --no-wait` does."""
+        command = [sys.executable, "-m", "clickwell", "rebuild", "--no-wait", "--data", str(self.folder)]
+        environment = {
+            "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": self.kafka.address,
+            "CLICKWELL_REDIS__URL": self.valkey.url,
+        }
+        run = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | environment)
+        assert run.returncode == 0, run.stderr
+
+    def active(self) -> str:
+        """Return the name of the generation that readers use, empty if there is none."""
+        pointer = self.client.get("{cw1}:active")
+        return json.loads(pointer)["name"] if pointer else ""
+
+    def generations(self) -> set[str]:
+        """Return the names of all generations that have any key."""
+        return {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)}
+
+    @staticmethod
+    def now_ms() -> int:
+        """Return the present time."""
+        return time.time_ns() // 1_000_000
 
     def ends(self) -> dict[int, int]:
         """Return the log's end of each partition."""

@@ -10,7 +10,7 @@ import json
 import random
 import selectors
 import time
-from collections import Counter, deque
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -249,7 +249,7 @@ class Worker:
     def __init__(self, world):
         self.world = world
         self.positions = {}
-        self.queue = deque()
+        self.queue = asyncio.Queue()
         self.late = []
         lane = PopularityLane(SETTINGS)
         resume = Resume(world, world.ledger, world, world, lane)
@@ -273,7 +273,8 @@ class Worker:
 
     async def assign(self, tps):
         """Be given partitions: the consumer starts anywhere until it is told better."""
-        self.queue.clear()
+        while not self.queue.empty():
+            self.queue.get_nowait()
         self.positions = {tp: self.world.chance.randint(0, self.world.ends[tp[1]]) for tp in tps}
         self.positions.update(await self.engine.assign(tps))
 
@@ -283,35 +284,34 @@ class Worker:
     async def fetch(self):
         chance = self.world.chance
         while True:
+            fetched = False
             for tp in list(self.positions):
-                if len(self.queue) > 4 or tp not in self.positions:
+                if tp not in self.positions or self.queue.qsize() > 4:
                     continue
                 records = self.world.records(tp[1], self.positions[tp], chance.randint(1, 15))
                 if records:
+                    fetched = True
                     self.positions[tp] = records[-1].offset + 1
-                    self.queue.append((tp, records))
-            await asyncio.sleep(chance.choice([0.001, 0.01, 0.05]))
+                    self.queue.put_nowait((tp, records))
+            await asyncio.sleep(chance.choice([0.001, 0.01, 0.05]) if fetched else 0.25)
 
     async def work(self):
         world = self.world
         while True:
-            if not self.queue:
-                await asyncio.sleep(0.005)
-                continue
-            if len(self.queue) > 1 and world.strikes("reorder"):
-                self.queue.rotate(1)
-            tp, records = self.queue.popleft()
+            tp, records = await self.queue.get()
             if world.strikes("stale"):
                 self.late.append((tp, records))
             if self.late and world.chance.random() < 0.1:
-                self.queue.append(self.late.pop())
-            if world.strikes("repeat"):
-                self.queue.appendleft((tp, records))
-            if world.strikes("agent"):
-                self.engine.fail(tp, Broken("agent"))
-            elif not world.strikes("drop"):
-                await self.engine.feed(tp, records)
-            await world.pause(0.2)
+                self.queue.put_nowait(self.late.pop())
+            if not self.queue.empty() and world.strikes("reorder"):
+                self.queue.put_nowait((tp, records))
+                continue
+            for _ in range(1 + world.strikes("repeat")):
+                if world.strikes("agent"):
+                    self.engine.fail(tp, Broken("agent"))
+                elif not world.strikes("drop"):
+                    await self.engine.feed(tp, records)
+                await world.pause(0.2)
 
     async def tick(self):
         """What the worker's timer does, with its switch to another generation."""

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from clickwell.errors import BufferFullError, DecodeError, KafkaError, UsageError
 from clickwell.kafka import librdkafka_config
-from clickwell.producers.emitter import Delivery, Emitter
+from clickwell.producers.deliveries import Delivery
+from clickwell.producers.emitter import Emitter
 from clickwell.producers.records import Record, interaction_record, search_record, unpack
 from clickwell.producers.spool import Spool
 from clickwell.producers.topics import ensure_topics

@@ -36,7 +36,7 @@ def demo(
     ),
     json: JsonOption = False,
 ) -> None:
-    """Start a real Kafka and Valkey, send a week of simulated traffic, and show a result list before and after."""
+    """Run the whole: traffic in, a result list before and after."""
     from clickwell.devstack.stack import Stack
     from clickwell.devstack.state import supervisor_pid
     from clickwell.errors import UsageError

@@ -54,7 +54,7 @@ def rebuild(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Count the window again from the log, beside the counts that readers see, then switch over."""
+    """Count the whole window again from the log, then switch over."""
     asyncio.run(_rebuild(Settings.load(data), wait=wait, seconds=timeout, json=json))
 
 

@@ -37,7 +37,7 @@ def boost(
     json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """Print the boost that a reranker would give to each document of a result list."""
+    """Print the boost of each document of a result list."""
     import logging
 
     from clickwell.serving.boosts import BoostReader
@@ -97,7 +97,7 @@ def counts(
     json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """Print every count of the window: document, signal, start of the slot (epoch ms), count."""
+    """Print every count of the window: document, signal, slot."""
     from dataclasses import astuple, fields
 
     from clickwell.serving.connection import active_generation, connect

@@ -65,7 +65,7 @@ def publish(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send the events of files and wait until Kafka has them; bad lines are left out and listed."""
+    """Send the events of files; bad lines are left out and listed."""
     from clickwell.producers import publish as publishing
     from clickwell.producers.emitter import Emitter
     from clickwell.producers.files import Lines
@@ -166,7 +166,7 @@ def simulate(
     json: JsonOption = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print the events instead of sending them.")] = False,
 ) -> None:
-    """Send the traffic of a made-up outdoor shop whose examination and relevance are known."""
+    """Send the traffic of a made-up outdoor shop."""
     if seconds is not None and searches is not None:
         raise UsageError("--seconds and --searches exclude each other", fix="name one")
     if days is not None and seconds is not None:
