@@ -151,7 +151,8 @@ class Event(BaseModel):
     def _keep_unknown_fields(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        unknown = [name for name in data if name not in cls.model_fields]
+        fields = cls.model_fields
+        unknown = [name for name in data if name not in fields]
         if not unknown:
             return data
         metadata = data.get("metadata")

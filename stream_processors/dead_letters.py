@@ -5,22 +5,33 @@ import time
 from collections.abc import Sequence
 from math import inf
 from threading import Lock
+from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.errors import DecodeError, KafkaError
-from clickwell.kafka import librdkafka_config
+from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.schemas.decode import Record
 from clickwell.schemas.topics import DEAD_LETTERS
-from clickwell.schemas.wire import dead_letter_key
+from clickwell.schemas.wire import MAX_EVENT_BYTES, dead_letter_key
 from clickwell.settings import KafkaSettings
 from clickwell.stream_processors.failpoints import Failpoints
 
 ACK_SECONDS = 30.0
-# A worker that was frozen for a while may have lost its partition to one that went on writing letters. Reading what is
-# new in the topic takes some 50 ms, so it is done at most this often.
+# A worker that was frozen for a while may have lost its partition to one that went on writing letters. Asking how far
+# the topic reaches takes some 10 ms, so it is done at most this often.
 TRUSTED_SECONDS = 1.0
+# A document's id, by which records are keyed, has 2 KiB at most.
+MAX_KEY = 4096
+
+
+class Source(NamedTuple):
+    """Where bad records come from. Offsets mean something within one topic id only."""
+
+    topic: str
+    topic_id: str
+    partition: int
 
 
 class DeadLetters:
@@ -28,11 +39,15 @@ class DeadLetters:
 
     A source partition's letters go to one partition of the topic, in offset order, so the highest source offset found
     there says what is already in: a replay adds nothing. What is found is read from the topic itself, after every
-    assignment, after any failure, and when it was last read a second ago.
+    assignment, after any failure, and when it was last looked at a second ago.
+
+    A value that is longer than any event may be is cut to that length, with its size in the header `cut_from`: a
+    compressed record may be small in its topic and larger than any broker takes when it is written again.
     """
 
-    def __init__(self, settings: KafkaSettings, failpoints: Failpoints) -> None:
+    def __init__(self, settings: KafkaSettings, kafka: KafkaLog, failpoints: Failpoints) -> None:
         self._settings = settings
+        self._log = kafka
         self._failpoints = failpoints
         self._lock = Lock()
         self._producer: Producer | None = None
@@ -42,30 +57,30 @@ class DeadLetters:
         self._read_at = -inf
 
     def forget(self) -> None:
-        """Read the topic again before the next letter: another worker may have written meanwhile."""
+        """Look at the topic again before the next letter: another worker may have written meanwhile."""
         with self._lock:
             self._read_at = -inf
 
-    async def send(self, topic: str, partition: int, bad: Sequence[tuple[Record, DecodeError]]) -> int:
+    async def send(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
         """Write the letters that are not in the topic yet and return their number once all are acknowledged.
 
         Raises:
             KafkaError: the broker did not acknowledge; the caller must not go on.
         """
         await self._failpoints.reach("before_dead_letter")
-        sent = await asyncio.to_thread(self._send, topic, partition, bad)
+        sent = await asyncio.to_thread(self._send, source, bad)
         await self._failpoints.reach("after_dead_letter")
         return sent
 
-    def _send(self, topic: str, partition: int, bad: Sequence[tuple[Record, DecodeError]]) -> int:
+    def _send(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
         with self._lock:
             try:
                 if time.monotonic() - self._read_at > TRUSTED_SECONDS:
                     self._catch_up()
                     self._read_at = time.monotonic()
-                first = self._next.get((topic, partition), 0)
+                first = self._next.get(source[1:], 0)
                 new = [(record, error) for record, error in bad if record.offset >= first]
-                self._produce(topic, partition, new)
+                self._produce(source, new)
             except KafkaException as error:
                 self._read_at = -inf
                 raise KafkaError(f"dead letters cannot be written: {error}") from None
@@ -73,10 +88,10 @@ class DeadLetters:
                 self._read_at = -inf
                 raise
             if new:
-                self._next[topic, partition] = new[-1][0].offset + 1
+                self._next[source[1:]] = new[-1][0].offset + 1
             return len(new)
 
-    def _produce(self, topic: str, partition: int, letters: Sequence[tuple[Record, DecodeError]]) -> None:
+    def _produce(self, source: Source, letters: Sequence[tuple[Record, DecodeError]]) -> None:
         if not letters:
             return
         if self._producer is None:
@@ -99,10 +114,10 @@ class DeadLetters:
         for record, error in letters:
             self._producer.produce(
                 DEAD_LETTERS.name,
-                key=dead_letter_key(topic, partition, record.offset),
-                value=record.value,
-                partition=self._home(topic, partition),
-                headers=_headers(topic, partition, record, error),
+                key=dead_letter_key(source.topic, source.partition, record.offset),
+                value=record.value and record.value[:MAX_EVENT_BYTES],
+                partition=(source.partition + sum(source.topic.encode())) % self._partitions,
+                headers=_headers(source, record, error),
                 on_delivery=delivered,
             )
             self._producer.poll(0)
@@ -110,11 +125,13 @@ class DeadLetters:
         if failures or left:
             raise KafkaError(f"{len(failures) or left} dead letters were not acknowledged: {failures[:1]}")
 
-    def _home(self, topic: str, partition: int) -> int:
-        return (partition + sum(topic.encode())) % self._partitions
-
     def _catch_up(self) -> None:
-        """Read the keys of all letters since the last time."""
+        """Read the keys of the letters that came since the last time; asking for the ends is all there mostly is."""
+        _, self._partitions = self._log.describe(DEAD_LETTERS.name)
+        ends = self._log.latest(DEAD_LETTERS.name, range(self._partitions))
+        behind = {partition for partition, end in ends.items() if self._read_to.get(partition, 0) < end}
+        if not behind:
+            return
         consumer = Consumer(
             {
                 **librdkafka_config(self._settings),
@@ -122,53 +139,56 @@ class DeadLetters:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                # The broker need not hold an answer back: the end is what is asked for.
-                "fetch.wait.max.ms": 5,
                 "log_level": 0,
             }
         )
         try:
-            metadata = consumer.list_topics(DEAD_LETTERS.name, timeout=ACK_SECONDS).topics[DEAD_LETTERS.name]
-            if metadata.error is not None:
-                raise KafkaError(f"topic {DEAD_LETTERS.name}: {metadata.error}", fix="run `clickwell topics`")
-            self._partitions = len(metadata.partitions)
-            self._read_to = {p: self._read_to.get(p, OFFSET_BEGINNING) for p in range(self._partitions)}
-            consumer.assign([TopicPartition(DEAD_LETTERS.name, p, offset) for p, offset in self._read_to.items()])
-            ended: set[int] = set()
-            while len(ended) < self._partitions:
+            consumer.assign([TopicPartition(DEAD_LETTERS.name, p, self._read_to.get(p, 0)) for p in behind])
+            while behind:
                 # One at a time: `consume` waits for a full batch until its time is over, and all lanes with it.
                 message = consumer.poll(ACK_SECONDS)
                 if message is None:
                     raise KafkaError(f"topic {DEAD_LETTERS.name} could not be read to its end")
-                self._take(message, ended)
+                partition, offset = self._take(message)
+                self._read_to[partition] = offset
+                if offset >= ends[partition]:
+                    behind.discard(partition)
         finally:
             consumer.close()
 
-    def _take(self, message: Message, ended: set[int]) -> None:
-        partition, key = message.partition(), message.key()
+    def _take(self, message: Message) -> tuple[int, int]:
+        """Learn from one letter, or from the news that a partition has no more; return where reading goes on."""
+        partition, offset, error, headers = message.partition(), message.offset(), message.error(), message.headers()
         assert partition is not None
-        error = message.error()
+        assert offset is not None
         if error is not None:
             if error.code() != KafkaCode._PARTITION_EOF:  # noqa: SLF001  # librdkafka's name for "end reached"
                 raise KafkaException(error)
-            ended.add(partition)
-            return
-        self._read_to[partition] = (message.offset() or 0) + 1
-        parts = (key or b"").decode(errors="replace").rsplit("/", 2)
-        if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
-            source = (parts[0], int(parts[1]))
-            self._next[source] = max(self._next.get(source, 0), int(parts[2]) + 1)
+            return partition, offset
+        known = {name: _text(value) for name, value in dict(headers or ()).items()}
+        try:
+            source = (known["topic_id"], int(known["partition"]))
+            self._next[source] = max(self._next.get(source, 0), int(known["offset"]) + 1)
+        except (KeyError, ValueError):
+            pass  # not a letter of ours
+        return partition, offset + 1
 
 
-def _headers(topic: str, partition: int, record: Record, error: DecodeError) -> list[tuple[str, str | bytes | None]]:
-    key = getattr(record, "key", None)
+def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[str, str | bytes | None]]:
+    key, size = getattr(record, "key", None), len(record.value or b"")
     return [
         ("reason", error.reason.encode()),
         ("field", error.field.encode()),
         ("detail", str(error)[:500].encode(errors="replace")),
-        ("topic", topic.encode()),
-        ("partition", str(partition).encode()),
+        ("topic", source.topic.encode()),
+        ("topic_id", source.topic_id.encode()),
+        ("partition", str(source.partition).encode()),
         ("offset", str(record.offset).encode()),
         ("received_ms", str(record.timestamp).encode()),
-        ("key", key if isinstance(key, bytes) else b""),
+        ("key", key[:MAX_KEY] if isinstance(key, bytes) else b""),
+        *([("cut_from", str(size).encode())] if size > MAX_EVENT_BYTES else []),
     ]
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""

@@ -17,7 +17,7 @@ from typing import Protocol
 from clickwell.errors import ClickwellError, LayoutError, TopicRecreatedError
 from clickwell.schemas.decode import Batch, Decoder, Record
 from clickwell.schemas.keys import SHARDS
-from clickwell.stream_processors.dead_letters import DeadLetters
+from clickwell.stream_processors.dead_letters import DeadLetters, Source
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.stream_processors.popularity import PopularityLane, Work
 
@@ -30,6 +30,9 @@ NOWHERE = 1 << 62
 # A seek that brings no chunk within this time, or lag without progress, is tried again: the chunk that would have shown
 # the gap may be the last one of the log.
 IMPATIENCE = 5.0
+# A partition without new records passes dedup buckets by the clock, this far behind it, so that neither a clock that is
+# wrong by hours nor records that this worker has not heard of yet can meet ids that were forgotten too early.
+IDLE_BUCKETS = 24
 
 
 @dataclass
@@ -80,6 +83,11 @@ class Part:
     def tp(self) -> TP:
         """Topic and partition."""
         return self.topic, self.partition
+
+    @property
+    def topic_id(self) -> str:
+        """Id of the topic whose records are counted; empty before the first reload."""
+        return self.name.split("/")[1] if self.name else ""
 
     @property
     def idle(self) -> bool:
@@ -167,7 +175,8 @@ class Engine:
         """Rewind a partition after an exception in its path."""
         if part := self.parts.get(tp):
             log.debug("%s-%d failed", *tp, exc_info=error)
-            self._start_rewind(part, repr(error))
+            # redis-py's repr does not tell what the server said.
+            self._start_rewind(part, f"{type(error).__name__}: {error}")
 
     async def tick(self, end_of: Callable[[TP], int]) -> None:
         """Advance idle shards, notice a lost Redis, and rewind partitions that wait for a chunk that will not come.
@@ -184,7 +193,10 @@ class Engine:
                 # After a seek that brought nothing the log is asked: it may have no records there.
                 self._start_rewind(part, "no chunk came", probe=bool(part.seeking_since))
             elif part.idle and not part.seeking_since:
-                part.applying = asyncio.create_task(self._apply(part, part.epoch, part.position, 0, None))
+                # Ids stay until every partition has passed them; one that nobody writes to must not hold them for ever.
+                caught_up = 0 < end_of(part.tp) <= part.position
+                bucket = self._lane.bucket(time.time_ns() // 1_000_000) - IDLE_BUCKETS if caught_up else 0
+                part.applying = asyncio.create_task(self._apply(part, part.epoch, part.position, bucket, None))
 
     def rewind_all(self, why: str) -> None:
         """Reload every partition, for example because another generation is to be written now."""
@@ -279,7 +291,7 @@ class Engine:
         self.stats.duplicates += work.duplicates
 
     async def _send_dead_letters(self, part: Part, batch: Batch) -> None:
-        sent = await self._dead_letters.send(part.topic, part.partition, batch.bad)
+        sent = await self._dead_letters.send(Source(part.topic, part.topic_id, part.partition), batch.bad)
         self.stats.dead_letters += sent
 
     def _miss(self, part: Part, first: int) -> None:

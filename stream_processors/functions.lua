@@ -12,7 +12,7 @@
 -- Reply OK | {AT, stored offset} | {LOST} | {DUP, index of each id seen before...}
 
 local ID_LIFE = 172800      -- seconds; ids of a partition that never moves on are dropped after two days at the latest
-local MOST_BUCKETS = 24     -- a partition further behind than this many dedup buckets finds no older ids
+local MOST_DROPPED = 1000   -- dedup buckets looked for at once; what a longer jump of time leaves ends by itself
 local BATCH = 4000          -- Lua can unpack some 8,000 values at once
 local TRENDING_KEEPS = 1000 -- documents of one shard that stay in the trending list; trimmed when there are twice as many
 
@@ -51,26 +51,23 @@ local function remember(key, ids)
   if fresh then redis.call('EXPIRE', key, ID_LIFE) end
 end
 
--- Drops the ids of buckets that every partition of the lane has passed.
+-- Drops the ids of buckets that every partition of the lane has passed. One that follows far behind, as during a
+-- rebuild, still needs its own.
 local function forget(ledger, prefix, lane)
   local fields = redis.call('HGETALL', ledger)
-  local least, most
+  local least
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, #lane + 1) == lane .. '/' then
       local _, bucket = field_parts(fields[i + 1])
-      if bucket and bucket > 0 then
-        least = math.min(least or bucket, bucket)
-        most = math.max(most or bucket, bucket)
-      end
+      if bucket and bucket > 0 then least = math.min(least or bucket, bucket) end
     end
   end
-  local from = tonumber(redis.call('HGET', ledger, 'ids:' .. lane)) or (least - 1)
-  local keep = math.max(least - 1, most - MOST_BUCKETS)
-  -- Older buckets than these cannot exist: earlier calls dropped them.
-  for bucket = from, math.min(from + 2 * MOST_BUCKETS, keep) - 1 do
+  local keep = least - 1
+  local from = tonumber(redis.call('HGET', ledger, 'ids:' .. lane)) or keep
+  for bucket = math.max(from, keep - MOST_DROPPED), keep - 1 do
     redis.call('UNLINK', prefix .. string.format('%d', bucket))
   end
-  redis.call('HSET', ledger, 'ids:' .. lane, string.format('%d', math.max(from, keep)))
+  redis.call('HSET', ledger, 'ids:' .. lane, string.format('%d', keep))
 end
 
 -- Empties the cells of slots (last, slot] of one ring.
@@ -142,13 +139,15 @@ local function count(key, slot, deltas, shape)
   redis.call('SET', key, table.concat(rings), 'PXAT', string.format('%d', (newest + shape.life) * shape.slot_ms))
 end
 
--- The trending list of an era begins with the previous era's, scaled down by its length of 256 half-lives.
+local ERA_BEHIND = 2 ^ -256 -- an era is 256 half-lives long
+
+-- The trending list of an era begins with the previous era's, scaled down by its length.
 local function open_era(prefix, era)
   local key = prefix .. 't:' .. string.format('%d', era)
   if redis.call('EXISTS', key) == 0 then
     local before = prefix .. 't:' .. string.format('%d', era - 1)
     if redis.call('EXISTS', before) == 1 then
-      redis.call('ZUNIONSTORE', key, 1, before, 'WEIGHTS', string.format('%.17g', 2 ^ -256))
+      redis.call('ZUNIONSTORE', key, 1, before, 'WEIGHTS', string.format('%.17g', ERA_BEHIND))
     end
   end
   return key
@@ -183,12 +182,18 @@ local function apply(keys, args)
   while args[i] do
     local slot, era, factor, documents = tonumber(args[i]), tonumber(args[i + 1]), tonumber(args[i + 2]), tonumber(args[i + 3])
     local counts, trending = args[i + 4], open_era(prefix, era)
+    -- What comes late to an era belongs to the next one's list too, if that has begun with this one's already.
+    local later = prefix .. 't:' .. string.format('%d', era + 1)
+    later = redis.call('EXISTS', later) == 1 and later
     for n = 1, documents do
       local document, deltas = args[i + 4 + n], {struct.unpack(format, counts, 2 * shape.signals * (n - 1) + 1)}
       count(prefix .. 'c:' .. document, slot, deltas, shape)
       local weight = 0
       for s = 1, shape.signals do weight = weight + weights[s] * deltas[s] end
-      if weight > 0 then redis.call('ZINCRBY', trending, string.format('%.17g', weight * factor), document) end
+      if weight > 0 then
+        redis.call('ZINCRBY', trending, string.format('%.17g', weight * factor), document)
+        if later then redis.call('ZINCRBY', later, string.format('%.17g', weight * factor * ERA_BEHIND), document) end
+      end
     end
     i = i + 5 + documents
     if redis.call('ZCARD', trending) > 2 * TRENDING_KEEPS then

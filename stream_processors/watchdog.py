@@ -44,12 +44,12 @@ class Watchdog(threading.Thread):
         super().__init__(name="watchdog", daemon=True)
         self._pulse = pulse
         self._limit = limit
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Exit the process when it stalls."""
         idle_at = time.monotonic()
-        while not self._stop.wait(1.0):
+        while not self._ended.wait(1.0):
             now = time.monotonic()
             pulse = self._pulse()
             if not pulse.behind:
@@ -61,7 +61,7 @@ class Watchdog(threading.Thread):
 
     def stop(self) -> None:
         """Stop looking."""
-        self._stop.set()
+        self._ended.set()
 
 
 def exit_after(seconds: float, code: int) -> None:

@@ -54,7 +54,7 @@ class Worker:
         self.ledger = Ledger(self._client, lane.name, failpoints)
         self.generations = Generations(self._client, settings.popularity, failpoints)
         self.kafka = KafkaLog(settings.kafka)
-        self._dead_letters = DeadLetters(settings.kafka, failpoints)
+        self._dead_letters = DeadLetters(settings.kafka, self.kafka, failpoints)
         self.resume = Resume(self._client, self.ledger, self.generations, self.kafka, lane)
         self.app: ChunkApp = build_app(settings)
         self.engine = Engine(

@@ -4,6 +4,7 @@ python quix.py BOOTSTRAP REDIS_URL FOLDER
 """
 
 import sys
+from pathlib import Path
 
 import redis
 from counting import count, fill
@@ -28,7 +29,7 @@ class CountingSink(BatchingSink):
 def main(bootstrap: str, url: str, folder: str) -> None:
     app = Application(
         broker_address=bootstrap,
-        consumer_group="quix",
+        consumer_group=Path(folder).name,  # new for each run
         auto_offset_reset="earliest",
         state_dir=folder,
         # The default of 5 s would hold events back for that long; clickwell makes them visible within one.

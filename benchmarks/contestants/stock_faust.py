@@ -4,6 +4,7 @@ python stock_faust.py BOOTSTRAP REDIS_URL FOLDER
 """
 
 import sys
+from pathlib import Path
 
 import faust
 from counting import count, fill
@@ -12,7 +13,7 @@ from redis.asyncio import Redis
 bootstrap, url, folder = sys.argv[1:4]
 client = Redis.from_url(url)
 app = faust.App(
-    "stock-faust",
+    Path(folder).name,  # the consumer group, new for each run
     broker=f"kafka://{bootstrap}",
     datadir=folder,
     value_serializer="json",

@@ -1,7 +1,10 @@
 """What tests of a system around clickwell need: a clock to set, events, records, and a ledger that lives in memory."""
 
+import asyncio
 import json
+import selectors
 import struct
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +32,38 @@ class FakeClock:
         return self.at_ms
 
 
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that never waits: its clock jumps to the next timer, so that hours pass in an instant.
+
+    Only for code without sockets and threads: nothing else would have the time to answer. Code that asks
+    `time.monotonic()` has to be given `loop.time` instead; both begin alike.
+    """
+
+    def __init__(self) -> None:
+        self._now = time.monotonic()
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        """Return the virtual monotonic time in seconds."""
+        return self._now
+
+    def jump(self, seconds: float | None) -> None:
+        """Let time pass; None means that nothing will ever happen."""
+        if seconds is None:
+            raise RuntimeError("everything waits for something that cannot happen")
+        self._now += max(seconds, 0.0)
+
+
+class _Jump(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._loop.jump(timeout)
+        return []
+
+
 @dataclass(frozen=True, slots=True)
 class FakeRecord:
     """What the workers read of a Kafka record: its offset, the broker's time in epoch ms, its bytes."""
@@ -49,23 +84,25 @@ class LedgerState:
 
     Attributes:
         offsets: (generation, shard, field) -> next offset.
+        buckets: (generation, shard, field) -> newest dedup bucket.
         counts: (generation, document, bit of the signal, slot) -> count.
         ids: (generation, shard, dedup bucket, hash of an id).
     """
 
     offsets: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    buckets: dict[tuple[str, int, str], int] = field(default_factory=dict)
     counts: Counter[tuple[str, str, int, int]] = field(default_factory=Counter)
     ids: set[tuple[str, int, int, bytes]] = field(default_factory=set)
 
     def copy(self) -> "LedgerState":
         """Return a snapshot, as a server's disk holds one."""
-        return LedgerState(dict(self.offsets), Counter(self.counts), set(self.ids))
+        return LedgerState(dict(self.offsets), dict(self.buckets), Counter(self.counts), set(self.ids))
 
 
 class MemoryLedger(Ledger):
     """A `Ledger` without Redis: the same comparisons and answers, the effects in dictionaries.
 
-    Counts are kept for ever and ids are never forgotten. Replace `state` to lose data as a server would.
+    Counts are kept for ever. Replace `state` to lose data as a server would.
     """
 
     def __init__(self, lane: str) -> None:
@@ -113,7 +150,14 @@ class MemoryLedger(Ledger):
                         state.counts[generation, document, bit, int(slot)] += gain
             assert len(_bytes(packed)) == int(documents) * 2 * signals
         state.offsets[key] = call.next
+        if call.bucket > state.buckets.get(key, 0):
+            state.buckets[key] = call.bucket
+            self._forget(generation, call.shard)
         return read_reply(call, b"OK")
+
+    def _forget(self, generation: str, shard: int) -> None:
+        passed = min(bucket for key, bucket in self.state.buckets.items() if key[:2] == (generation, shard)) - 1
+        self.state.ids = {id_ for id_ in self.state.ids if id_[:2] != (generation, shard) or id_[2] >= passed}
 
 
 def _bytes(argument: Arg) -> bytes:

@@ -153,7 +153,13 @@ class Stack:
         time.sleep(0.3)
 
     def work(
-        self, count: int = 1, *, failpoints: Sequence[str] = (), static: bool = False, redis_port: int | None = None, **settings: str
+        self,
+        count: int = 1,
+        *,
+        failpoints: Sequence[str] = (),
+        static: bool = False,
+        redis_port: int | None = None,
+        **settings: str,
     ) -> list[Worker]:
         """Start workers that are kept alive; keyword arguments are worker settings such as `CHUNK_RECORDS="50"`."""
         environment = {

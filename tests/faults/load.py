@@ -20,7 +20,7 @@ POISON: dict[str, bytes | None] = {
     "bad_json": b'{"feature_id":"doc-1","interaction_type":["click"]',
     "first_half": b'{"feature_id":"doc-1",',
     "second_half": b'"interaction_type":["click"]}',
-    "two_events": b'{"feature_id":"doc-1","interaction_type":["click"]}\n{"feature_id":"doc-2","interaction_type":["click"]}',
+    "two_events": b"\n".join([b'{"feature_id":"doc-1","interaction_type":["click"]}'] * 2),
     "not_an_object": b'["click"]',
     "wrong_types": b'{"feature_id":17,"interaction_type":"click"}',
     "missing_field": b'{"interaction_type":["click"]}',
@@ -33,7 +33,10 @@ POISON: dict[str, bytes | None] = {
     "1_mb_field": b'{"feature_id":"doc-1","interaction_type":["click"],"metadata":{"x":"' + b"y" * (1 << 20) + b'"}}',
     "year_1970": b'{"feature_id":"doc-1","interaction_type":["click"],"timestamp":86400000}',
     "year_2099": b'{"feature_id":"doc-1","interaction_type":["click"],"timestamp":4070908800000}',
-    "deep": b'{"feature_id":"doc-1","interaction_type":["click"],"metadata":{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}}",
+    "deep": b'{"feature_id":"doc-1","interaction_type":["click"],"metadata":{"x":'
+    + b"[" * 50_000
+    + b"]" * 50_000
+    + b"}}",
     "invalid_utf8": b'{"feature_id":"doc-\xff","interaction_type":["click"]}',
     "empty": b"",
     "none": None,

@@ -30,6 +30,7 @@ class LogRecord:
     received_ms: int
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
     poison: bool
 
 
@@ -56,9 +57,9 @@ def read_topic(kafka: str, topic: str) -> list[LogRecord]:
                 if message.error().code() == KafkaCode._PARTITION_EOF:
                     left.discard(message.partition())
                 continue
-            poison = ("poison", b"1") in (message.headers() or [])
+            headers = tuple(message.headers() or ())
             place = message.partition(), message.offset(), message.timestamp()[1]
-            records.append(LogRecord(*place, message.key(), message.value(), poison))
+            records.append(LogRecord(*place, message.key(), message.value(), headers, ("poison", b"1") in headers))
     consumer.close()
     return records
 
@@ -140,7 +141,8 @@ def assert_dead_letters(kafka: str, poison: Iterable[LogRecord]) -> None:
     wanted = Counter((f"{INTERACTIONS}/{r.partition}/{r.offset}".encode(), r.value) for r in poison)
     found = Counter((letter.key, letter.value) for letter in read_topic(kafka, DEAD_LETTERS))
     assert found == wanted, (
-        f"dead letters: missing {[key for key, _ in wanted - found][:8]}, superfluous {[key for key, _ in found - wanted][:8]}"
+        f"dead letters: missing {[key for key, _ in wanted - found][:8]}, "
+        f"superfluous {[key for key, _ in found - wanted][:8]}"
     )
 
 
@@ -162,7 +164,9 @@ def lowest_offsets(client: redis.Redis) -> dict[int, int] | None:
         pipeline.hgetall(f"cw1:{{s{shard:03d}}}:{name}:o")
     lowest: dict[int, int] = {}
     for fields in pipeline.execute():
-        parts = {int(k.rsplit(b"/", 1)[1]): int(v.split()[0]) for k, v in fields.items() if k.startswith(b"popularity/")}
+        parts = {
+            int(k.rsplit(b"/", 1)[1]): int(v.split()[0]) for k, v in fields.items() if k.startswith(b"popularity/")
+        }
         if not parts:
             return None
         for partition, offset in parts.items():

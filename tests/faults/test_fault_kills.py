@@ -43,7 +43,9 @@ def test_killed_at_random(stack: Stack) -> None:
         stack.wait_applied()
         for _ in range(6):
             time.sleep(rng.uniform(0.5, 5))
-            rng.choice(workers).kill()
+            victim = rng.choice(workers)
+            wait_for(lambda: victim.pid, 10, "the victim")  # noqa: B023
+            victim.kill()
     assert sum(len(worker.exits) for worker in workers) >= 6
     stack.assert_exact()
 
@@ -88,7 +90,7 @@ def test_agent_raises(stack: Stack) -> None:
         workers = stack.work(2, FAILPOINT="raise:agent:100", CHUNK_RECORDS="20")
         stack.wait_applied(more=40_000, timeout=90)
     stack.assert_exact()
-    assert any(said(worker, "rewinds: RuntimeError") for worker in workers)
+    assert any(said(worker, "rewinds: RuntimeError: failpoint agent") for worker in workers)
 
 
 def test_agent_raises_on_the_last_chunk(stack: Stack) -> None:
@@ -97,5 +99,5 @@ def test_agent_raises_on_the_last_chunk(stack: Stack) -> None:
     for burst in range(8):
         stack.publish(seed=70 + burst, count=300)
         stack.settle()
-    assert said(worker, "rewinds: RuntimeError")
+    assert said(worker, "rewinds: RuntimeError: failpoint agent")
     stack.assert_exact()
