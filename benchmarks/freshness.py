@@ -71,6 +71,8 @@ def measure(settings: Settings, folder: Path, rate: int, seconds: float) -> tupl
             _wait_for_worker(emitter, reader)
             beside.start()
             while not sent.value:
+                if beside.exitcode is not None:
+                    sys.exit("error: the traffic beside the markers could not be written")
                 time.sleep(PAUSE_SECONDS)
             time.sleep(WARM_SECONDS)
             before = sent.value

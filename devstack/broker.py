@@ -78,7 +78,8 @@ class KafkaServer(Server):
         # The tool writes this file last, so that a format which was cut short is simply done again.
         if (log / "meta.properties").exists():
             return
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Kafka's ids are random too, but never begin with a dash, which its tool would take for an option.
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         tool = _java("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c")
         run = subprocess.run([*tool, str(self._properties)], capture_output=True, text=True, check=False)  # noqa: S603
         if run.returncode:

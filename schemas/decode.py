@@ -36,6 +36,7 @@ FAST_BYTES = 2000
 FLAT_BRACKETS = 190
 # ... and one this short has no room for more beside what every event must have.
 FLAT_BYTES = 420
+_OPEN, _CLOSE = {ord("{")}, {ord("}")}
 # Escapes that msgspec does not check in fields it skips.
 _SUSPECT = re.compile(rb"\\u0000|\\u[dD]")
 
@@ -120,13 +121,11 @@ class Decoder:
             joined.isascii() or joined.decode()
             # A record with such ends yields a row at least: none can be blank, or half of what its neighbour completes,
             # so that as many rows as records are one each.
-            if {value[:1] + value[-1:] for value in values} != {b"{}"} or _suspect(joined):  # type: ignore[index]
-                return None
+            objects = {value[0] for value in values} == _OPEN and {value[-1] for value in values} == _CLOSE  # type: ignore[index]
             # Most events are short; only then is a look at each of them spared.
-            if max(map(len, values)) > FLAT_BYTES and not all(map(_flat, values)):  # type: ignore[arg-type]
-                return None
-            rows: list[Row] = self._lines.decode_lines(joined)
-        except (TypeError, UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+            flat = max(map(len, values)) <= FLAT_BYTES or all(map(_flat, values))  # type: ignore[arg-type]
+            rows: list[Row] = self._lines.decode_lines(joined) if objects and flat and not _suspect(joined) else []
+        except (TypeError, IndexError, UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return None
         if len(rows) != len(records):
             return None

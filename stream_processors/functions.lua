@@ -87,42 +87,31 @@ local function plus(ring, at, delta)
   return struct.pack('<I4', math.min(struct.unpack('<I4', ring, at) + delta, 4294967295))
 end
 
-local function count(key, slot, deltas, shape)
-  local cells, signals = shape.cells, shape.signals
-  local cell = (slot % cells) * 4
-  local value = redis.call('GET', key)
-  local last, mask = slot, 0
-  if value then
-    local head = struct.unpack('<I4', value)
-    last = head % 16777216
-    mask = (head - last) / 16777216
-    if slot <= last - cells then return end
-  end
-
-  local reshape = not value or slot > last
-  for s = 1, signals do
-    if deltas[s] > 0 and bit.band(mask, bit.lshift(1, s - 1)) == 0 then reshape = true end
-  end
-  local at = 4
-  if not reshape then
+-- For each mask of signals: the place of each signal's ring in the value, counted from 0.
+local places = {}
+local function places_of(mask, signals)
+  if not places[mask] then
+    local place, found = {}, 0
     for s = 1, signals do
       if bit.band(mask, bit.lshift(1, s - 1)) ~= 0 then
-        if deltas[s] > 0 then
-          redis.call('SETRANGE', key, at + cell, plus(value, at + cell + 1, deltas[s]))
-        end
-        at = at + cells * 4
+        place[s] = found
+        found = found + 1
       end
     end
-    return
+    places[mask] = place
   end
+  return places[mask]
+end
 
+-- Adds to a document that has no ring yet, not of every signal, or that moves on to a newer slot.
+local function reshape(key, value, last, mask, slot, deltas, shape)
+  local cells, cell, place = shape.cells, (slot % shape.cells) * 4, places_of(mask, shape.signals)
   local newest = math.max(last, slot)
   local rings, bits = {''}, mask
-  for s = 1, signals do
+  for s = 1, shape.signals do
     local ring
-    if bit.band(mask, bit.lshift(1, s - 1)) ~= 0 then
-      ring = string.sub(value, at + 1, at + cells * 4)
-      at = at + cells * 4
+    if place[s] then
+      ring = string.sub(value, 5 + place[s] * cells * 4, 4 + (place[s] + 1) * cells * 4)
       if slot > last then ring = turn(ring, last, slot, cells) end
     elseif deltas[s] > 0 then
       ring = string.rep('\0', cells * 4)
@@ -139,6 +128,29 @@ local function count(key, slot, deltas, shape)
   redis.call('SET', key, table.concat(rings), 'PXAT', string.format('%d', (newest + shape.life) * shape.slot_ms))
 end
 
+local function count(key, value, slot, deltas, shape)
+  local last, mask = slot, 0
+  if value then
+    local head = struct.unpack('<I4', value)
+    last = head % 16777216
+    mask = (head - last) / 16777216
+    if slot <= last - shape.cells then return end
+  end
+  local place = places_of(mask, shape.signals)
+  local whole = value and slot <= last
+  for s = 1, shape.signals do
+    if deltas[s] > 0 and not place[s] then whole = false end
+  end
+  if not whole then return reshape(key, value, last, mask, slot, deltas, shape) end
+  local cell = 4 + (slot % shape.cells) * 4
+  for s = 1, shape.signals do
+    if deltas[s] > 0 then
+      local at = cell + place[s] * shape.cells * 4
+      redis.call('SETRANGE', key, at, plus(value, at + 1, deltas[s]))
+    end
+  end
+end
+
 local ERA_BEHIND = 2 ^ -256 -- an era is 256 half-lives long
 
 -- The trending list of an era begins with the previous era's, scaled down by its length.
@@ -153,6 +165,55 @@ local function open_era(prefix, era)
   return key
 end
 
+-- Adds `gains`, one for each of `documents`, to a trending list: two commands, however many there are.
+local function add_trending(key, documents, gains)
+  for first = 1, #documents, BATCH do
+    local last = math.min(first + BATCH - 1, #documents)
+    local before = redis.call('ZMSCORE', key, unpack(documents, first, last))
+    local pairs_ = {}
+    for n = first, last do
+      local score = (tonumber(before[n - first + 1] or 0)) + gains[n]
+      pairs_[#pairs_ + 1] = string.format('%.17g', score)
+      pairs_[#pairs_ + 1] = documents[n]
+    end
+    for from = 1, #pairs_, BATCH do
+      redis.call('ZADD', key, unpack(pairs_, from, math.min(from + BATCH - 1, #pairs_)))
+    end
+  end
+  if redis.call('ZCARD', key) > 2 * TRENDING_KEEPS then
+    redis.call('ZREMRANGEBYRANK', key, 0, -TRENDING_KEEPS - 1)
+  end
+end
+
+-- Counts one group: events of one hour, `packed` holding the counts of each document.
+local function add_group(prefix, documents, packed, slot, shape)
+  local format, size = shape.format, 2 * shape.signals
+  local trending, gains = {}, {}
+  for first = 1, #documents, BATCH do
+    local names = {}
+    for n = first, math.min(first + BATCH - 1, #documents) do names[#names + 1] = prefix .. 'c:' .. documents[n] end
+    local values = redis.call('MGET', unpack(names))
+    for m = 1, #names do
+      local n = first + m - 1
+      local deltas = {struct.unpack(format, packed, size * (n - 1) + 1)}
+      count(names[m], values[m], slot, deltas, shape)
+      local gain = 0
+      for s = 1, shape.signals do gain = gain + shape.weights[s] * deltas[s] end
+      if gain > 0 then
+        trending[#trending + 1] = documents[n]
+        gains[#gains + 1] = gain
+      end
+    end
+  end
+  return trending, gains
+end
+
+local function scaled(gains, factor)
+  local out = {}
+  for n = 1, #gains do out[n] = gains[n] * factor end
+  return out
+end
+
 local function apply(keys, args)
   local ledger, prefix = keys[1], keys[2]
   local lane, field = args[1], args[2]
@@ -163,9 +224,11 @@ local function apply(keys, args)
   if tonumber(args[4]) < tonumber(at) then return {'AT', at} end
 
   local bucket = tonumber(args[5])
-  local shape = {cells = tonumber(args[6]), slot_ms = tonumber(args[7]), life = tonumber(args[8]), signals = tonumber(args[9])}
-  local weights = {}
-  for s = 1, shape.signals do weights[s] = tonumber(args[9 + s]) end
+  local shape = {
+    cells = tonumber(args[6]), slot_ms = tonumber(args[7]), life = tonumber(args[8]), signals = tonumber(args[9]), weights = {},
+  }
+  shape.format = '<' .. string.rep('I2', shape.signals)
+  for s = 1, shape.signals do shape.weights[s] = tonumber(args[9 + s]) end
   local i = 10 + shape.signals
   local ids = {}
   for n = 1, #args[i] / 8 do ids[n] = string.sub(args[i], 8 * n - 7, 8 * n) end
@@ -178,27 +241,18 @@ local function apply(keys, args)
     remember(id_prefix .. string.format('%d', bucket), ids)
   end
 
-  local format = '<' .. string.rep('I2', shape.signals)
   while args[i] do
-    local slot, era, factor, documents = tonumber(args[i]), tonumber(args[i + 1]), tonumber(args[i + 2]), tonumber(args[i + 3])
-    local counts, trending = args[i + 4], open_era(prefix, era)
-    -- What comes late to an era belongs to the next one's list too, if that has begun with this one's already.
-    local later = prefix .. 't:' .. string.format('%d', era + 1)
-    later = redis.call('EXISTS', later) == 1 and later
-    for n = 1, documents do
-      local document, deltas = args[i + 4 + n], {struct.unpack(format, counts, 2 * shape.signals * (n - 1) + 1)}
-      count(prefix .. 'c:' .. document, slot, deltas, shape)
-      local weight = 0
-      for s = 1, shape.signals do weight = weight + weights[s] * deltas[s] end
-      if weight > 0 then
-        redis.call('ZINCRBY', trending, string.format('%.17g', weight * factor), document)
-        if later then redis.call('ZINCRBY', later, string.format('%.17g', weight * factor * ERA_BEHIND), document) end
-      end
+    local slot, era, factor, many = tonumber(args[i]), tonumber(args[i + 1]), tonumber(args[i + 2]), tonumber(args[i + 3])
+    local documents = {}
+    for n = 1, many do documents[n] = args[i + 4 + n] end
+    local moving, gains = add_group(prefix, documents, args[i + 4], slot, shape)
+    if #moving > 0 then
+      add_trending(open_era(prefix, era), moving, scaled(gains, factor))
+      -- What comes late to an era belongs to the next one's list too, if that has begun with this one's already.
+      local later = prefix .. 't:' .. string.format('%d', era + 1)
+      if redis.call('EXISTS', later) == 1 then add_trending(later, moving, scaled(gains, factor * ERA_BEHIND)) end
     end
-    i = i + 5 + documents
-    if redis.call('ZCARD', trending) > 2 * TRENDING_KEEPS then
-      redis.call('ZREMRANGEBYRANK', trending, 0, -TRENDING_KEEPS - 1)
-    end
+    i = i + 5 + many
   end
 
   local bucket_now = math.max(bucket, bucket_before)
@@ -216,7 +270,9 @@ local function flip(keys, args)
   local building = redis.call('GET', keys[1])
   if not building or cjson.decode(building)['name'] ~= args[1] then return 0 end
   local active = redis.call('GET', keys[2])
-  if active then redis.call('SADD', keys[3], cjson.decode(active)['name']) end
+  -- Names are as coarse as seconds: what is asked for within a generation's first second is that generation itself.
+  local replaced = active and cjson.decode(active)['name']
+  if replaced and replaced ~= args[1] then redis.call('SADD', keys[3], replaced) end
   redis.call('SET', keys[2], args[2])
   redis.call('DEL', keys[1])
   return 1

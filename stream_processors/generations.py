@@ -96,7 +96,9 @@ class Generations:
         removed = 0
         for raw in await self._client.smembers(DISCARD):
             name = raw.decode() if isinstance(raw, bytes) else raw
-            keys: list[bytes] = []
+            # The ledgers go first: without them no late call of a worker that was away can bring anything back.
+            keys: list[str | bytes] = [ledger_key(shard, name) for shard in range(SHARDS)]
+            removed += await self._unlink(keys)
             async for key in self._client.scan_iter(match=f"cw1:{{s???}}:{name}:*", count=1000):
                 keys.append(key)
                 if len(keys) >= 1000:
@@ -119,7 +121,7 @@ class Generations:
                     return False
         return True
 
-    async def _unlink(self, keys: list[bytes]) -> int:
+    async def _unlink(self, keys: list[str | bytes]) -> int:
         gone = int(await self._client.unlink(*keys)) if keys else 0
         keys.clear()
         return gone

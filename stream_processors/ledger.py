@@ -1,5 +1,6 @@
 """The offsets and effects in Redis: one atomic function call for each shard, a pipeline for each chunk."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,12 +62,18 @@ class Ledger:
 
     A call that lost its reply may be sent again or forgotten: the comparison with the expected offset admits each
     range of records once, whoever sends it and however often.
+
+    Args:
+        client: without a socket timeout of its own: a timer for each of the many replies would cost more than reading
+            them.
+        timeout: seconds for one exchange with Redis, however many commands it has.
     """
 
-    def __init__(self, client: "Redis", lane: str, failpoints: Failpoints) -> None:
+    def __init__(self, client: "Redis", lane: str, failpoints: Failpoints, *, timeout: float = 5.0) -> None:
         self._client = client
         self._lane = lane
         self._failpoints = failpoints
+        self._timeout = timeout
 
     async def install(self) -> None:
         """Load the function library; safe to repeat and to do from many workers at once."""
@@ -77,7 +84,8 @@ class Ledger:
         pipe = self._client.pipeline(transaction=False)
         for shard in range(SHARDS):
             pipe.hget(ledger_key(shard, generation), field)
-        return [int(value.split()[0]) if value else None for value in await pipe.execute()]
+        async with asyncio.timeout(self._timeout):
+            return [int(value.split()[0]) if value else None for value in await pipe.execute()]
 
     async def open(self, generation: str, field: str, shards: Sequence[int], start: int) -> None:
         """Let the given shards begin at `start`, unless another worker was first."""
@@ -86,13 +94,14 @@ class Ledger:
             key = ledger_key(shard, generation)
             pipe.hsetnx(key, "generation", generation)
             pipe.hsetnx(key, field, f"{start} 0")
-        await pipe.execute()
+        async with asyncio.timeout(self._timeout):
+            await pipe.execute()
 
     async def apply(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
         """Send all calls in one pipeline and return a reply for each, in order.
 
         Raises:
-            redis.RedisError: Redis is away or refuses; what was applied is unknown, so the caller must rewind.
+            redis.RedisError, OSError: Redis is away or refuses; what was applied is unknown: the caller must rewind.
         """
         await self._failpoints.reach("before_apply")
         if self._failpoints.armed("between_shards"):
@@ -106,14 +115,15 @@ class Ledger:
         """Write packed commands and read their replies; redis-py's own pipeline packs each argument in Python."""
         pool = self._client.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        results: list[Any] = []
         try:
-            await connection.send_packed_command(packed)
-            results: list[Any] = []
-            for _ in range(replies):
-                try:
-                    results.append(await connection.read_response())
-                except ResponseError as error:
-                    results.append(error)
+            async with asyncio.timeout(self._timeout):
+                await connection.send_packed_command(packed)
+                for _ in range(replies):
+                    try:
+                        results.append(await connection.read_response())
+                    except ResponseError as error:
+                        results.append(error)
         except BaseException:
             # Replies may still be on their way: they must not be taken for those of the next commands.
             await connection.disconnect(nowait=True)

@@ -34,13 +34,14 @@ class Rebuild:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client = connect(settings.redis)
+        timeout = settings.redis.timeout
+        self._client = connect(settings.redis, timeout=timeout)
         failpoints = Failpoints()
         lane = PopularityLane(settings.popularity)
-        self._ledger = Ledger(self._client, lane.name, failpoints)
+        ledger = Ledger(connect(settings.redis, timeout=None), lane.name, failpoints, timeout=timeout)
         self._generations = Generations(self._client, settings.popularity, failpoints)
         kafka = KafkaLog(settings.kafka)
-        self._resume = Resume(self._client, self._ledger, self._generations, kafka, lane)
+        self._resume = Resume(self._client, ledger, self._generations, kafka, lane)
 
     async def begin(self) -> Generation:
         """Begin a generation whose targets are the present ends of the log.

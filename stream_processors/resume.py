@@ -7,7 +7,7 @@ import time
 
 from redis.asyncio import Redis
 
-from clickwell.errors import TopicRecreatedError
+from clickwell.errors import KafkaError, TopicRecreatedError
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
@@ -61,6 +61,15 @@ class Resume:
         if len(done) < SHARDS:
             raise ConnectionError("Redis lost shards that were just opened")
         earliest = await asyncio.to_thread(self._kafka.earliest, part.topic, part.partition)
+        # Asked for after the offsets were read: what is stored was once in the log, so its end cannot lie before it.
+        ends = await asyncio.to_thread(self._kafka.latest, part.topic, [part.partition])
+        if max(done) > ends[part.partition]:
+            raise KafkaError(
+                f"the log of {part.topic}-{part.partition} ends at {ends[part.partition]}, "
+                f"but {max(done)} records of it are counted",
+                why="a broker lost acknowledged records, or is still recovering them",
+                fix="if they are gone for good, run `clickwell rebuild`",
+            )
         return done if min(done) >= earliest else await self._declare_loss(part, done, earliest)
 
     async def first_record(self, part: Part, offset: int) -> int:
@@ -99,9 +108,6 @@ class Resume:
     async def _declare_loss(self, part: Part, done: list[int], earliest: int) -> list[int]:
         """Move shards that stand before the log's start up to it, and record the range that is lost."""
         behind = [shard for shard, offset in enumerate(done) if offset < earliest]
-        nothing = self._lane.arguments(None)
-        calls = [Call(shard, done[shard], earliest, 0, nothing) for shard in behind]
-        await self._ledger.apply(part.generation, part.name, calls)
         loss = {
             "topic": part.topic,
             "partition": part.partition,
@@ -110,7 +116,11 @@ class Resume:
             "shards": len(behind),
             "at_ms": time.time_ns() // 1_000_000,
         }
+        # First the record, then the step over the gap: a range may stand there twice, but none goes unsaid.
         await self._client.rpush(LOSSES, json.dumps(loss))
+        nothing = self._lane.arguments(None)
+        calls = [Call(shard, done[shard], earliest, 0, nothing) for shard in behind]
+        await self._ledger.apply(part.generation, part.name, calls)
         self.lost += earliest - min(done)
         log.error(
             "%s-%d: retention removed offsets %d to %d before they were counted",

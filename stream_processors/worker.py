@@ -1,6 +1,7 @@
 """A worker process: Faust with one agent for each lane, the engine behind it, and what keeps both honest."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -8,13 +9,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError as RedisClientError
 
-from clickwell.errors import ClickwellError, RedisError
+from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import FRESH, WORKERS
 from clickwell.schemas.topics import INTERACTIONS
@@ -48,10 +50,11 @@ class Worker:
         self._report = report
         self._signal = 0
         self._reported = False
-        self._client = connect(settings.redis)
+        self._client = connect(settings.redis, timeout=settings.redis.timeout)
         failpoints = Failpoints(settings.worker.failpoint)
         lane = PopularityLane(settings.popularity)
-        self.ledger = Ledger(self._client, lane.name, failpoints)
+        timeout = settings.redis.timeout
+        self.ledger = Ledger(connect(settings.redis, timeout=None), lane.name, failpoints, timeout=timeout)
         self.generations = Generations(self._client, settings.popularity, failpoints)
         self.kafka = KafkaLog(settings.kafka)
         self._dead_letters = DeadLetters(settings.kafka, self.kafka, failpoints)
@@ -67,6 +70,8 @@ class Worker:
             idle_seconds=settings.worker.idle_seconds,
         )
         self._failpoints = failpoints
+        # The agent never raises; what Faust calls its crash, with a traceback, is the cancellation of every rebalance.
+        logging.getLogger("faust.agents.actor").setLevel(logging.CRITICAL)
         self._attach()
 
     async def run(self) -> int:
@@ -84,14 +89,20 @@ class Worker:
         watchdog = Watchdog(self._pulse, self.settings.worker.stall_seconds)
         watchdog.start()
         self.app.finalize()
+        # Chunks die young and hold no cycles: looking through all that was imported, chunk after chunk, finds nothing.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         await self.app.start()
-        ticking = asyncio.create_task(self._tick_for_ever())
+        running = [asyncio.create_task(self._tick_for_ever()), asyncio.create_task(self._watch_topic())]
         await self.app.wait_until_stopped()
         watchdog.stop()
-        ticking.cancel()
+        for task in running:
+            task.cancel()
         if self._signal:
             await self.engine.settle()
-            await self._client.hdel(WORKERS, self.id)
+            # Whoever looks at the report sees its age; a stop must not fail because Redis is away.
+            with suppress(RedisClientError, OSError):
+                await self._client.hdel(WORKERS, self.id)
             return 128 + self._signal
         log.error("the consumer crashed: %r", self.app.crash_reason)
         return 1
@@ -133,6 +144,18 @@ class Worker:
             except ClickwellError as error:
                 self._fatal(error)
 
+    async def _watch_topic(self) -> None:
+        """Notice a topic that was deleted and created again while the consumer did not look.
+
+        It would take the new records for old ones, whose offsets they have, and drop them without a word.
+        """
+        while True:
+            await asyncio.sleep(self.settings.worker.metadata_max_age)
+            with suppress(KafkaError):
+                topic_id, _ = await asyncio.to_thread(self.kafka.describe, INTERACTIONS.name)
+                if any(part.topic_id not in {topic_id, ""} for part in self.engine.parts.values()):
+                    self.engine.rewind_all("the topic has another id")
+
     async def _follow_generation(self) -> bool:
         """Switch to a generation that somebody began, complete the one being built; say whether one still is."""
         generation, building = await self.generations.target()
@@ -141,8 +164,10 @@ class Worker:
             self.engine.rewind_all("another generation is to be written")
         elif building and await self.generations.reached(generation):
             building = False
-            if await self.generations.finish(generation):
-                await self.generations.discard_old()
+            await self.generations.finish(generation)
+        # One worker is enough; it need not be the one that moved the pointer, which may have died since.
+        if any(part.partition == 0 for part in parts):
+            await self.generations.discard_old()
         return building or generation is None
 
     async def _publish(self, *, fresh: bool) -> None:
@@ -163,7 +188,7 @@ class Worker:
             **asdict(self.engine.stats),
             "lost": self.resume.lost,
         }
-        self._reported = self._reported or bool(parts and fresh)
+        self._reported = self._reported or bool(parts)
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(WORKERS, self.id, json.dumps(report))
         for part in parts if fresh else ():
@@ -187,7 +212,10 @@ class Worker:
             os._exit(128 + number)
         self._signal = number
         log.info("stopping, counts are safe")
-        exit_after(self.settings.worker.stop_seconds, 128 + number)
+        # Faust reports the cancelling of its own tasks as crashes, with tracebacks.
+        logging.getLogger("faust").setLevel(logging.CRITICAL + 1)
+        # Half a second for the kernel to take the process down on a busy machine.
+        exit_after(self.settings.worker.stop_seconds - 0.5, 128 + number)
         self._stopping = asyncio.get_running_loop().create_task(self.app.stop())
 
     def _fatal(self, error: ClickwellError) -> None:
@@ -197,11 +225,11 @@ class Worker:
         os._exit(error.exit_code)
 
 
-def connect(settings: RedisSettings) -> "Redis":
-    """Return a client whose calls end within the configured time. The engine retries, so the client does not."""
+def connect(settings: RedisSettings, *, timeout: float | None) -> "Redis":
+    """Return a client that waits `timeout` seconds for each reply. The engine retries, so the client does not."""
     return Redis.from_url(
         settings.url,
-        socket_timeout=settings.timeout,
+        socket_timeout=timeout,
         socket_connect_timeout=settings.timeout,
         retry=None,
         health_check_interval=0,

@@ -33,8 +33,9 @@ def topic(kafka, request):
 
 def produce(kafka, topic, values, partition=0, codec="none"):
     """Write records that are acknowledged when this returns."""
-    # Batches of a few records, so that a fetch brings several.
-    producer = Producer({"bootstrap.servers": kafka, "compression.type": codec, "batch.num.messages": 7})
+    # Batches of a few records, so that a fetch brings several; idempotent, so that a retry keeps their order.
+    settings = {"compression.type": codec, "batch.num.messages": 7, "enable.idempotence": True}
+    producer = Producer({"bootstrap.servers": kafka, **settings})
     for value in values:
         producer.produce(topic, value, partition=partition)
     assert producer.flush(20) == 0

@@ -97,6 +97,7 @@ class Stack:
         self.folder = folder
         self.workers: list[Worker] = []
         self.client = redis.Redis(port=self.valkey.port, socket_timeout=20)
+        self.admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -139,14 +140,14 @@ class Stack:
         self.delete_topics()
         ensure_topics(self.settings)
 
-    def delete_topics(self) -> None:
-        """Delete all topics and wait until the broker has forgotten them."""
-        admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
+    def delete_topics(self, *names: str) -> None:
+        """Delete topics, all unless some are named, and wait until the broker has forgotten them."""
 
         def present() -> list[str]:
-            return [name for name in admin.list_topics(timeout=20).topics if name.endswith(".v1")]
+            topics = self.admin.list_topics(timeout=20).topics
+            return [name for name in topics if name in names or (not names and name.endswith(".v1"))]
 
-        for future in admin.delete_topics(present()).values() if present() else []:
+        for future in self.admin.delete_topics(present()).values() if present() else []:
             future.result()
         wait_for(lambda: not present(), 20, "the end of the topics")
         # The broker's own view lags a little behind what it tells.
@@ -232,12 +233,16 @@ class Stack:
         finally:
             consumer.close()
 
+    def lowest(self) -> dict[int, int]:
+        """Return the offset that every shard has reached, by partition; nothing while Redis is away or rebuilt."""
+        try:
+            return {partition: min(shards) for partition, shards in oracle.offsets(self.client).items()}
+        except (redis.RedisError, OSError):
+            return {}
+
     def applied(self) -> int:
         """Return how many records every shard has passed."""
-        try:
-            return sum((oracle.lowest_offsets(self.client) or {}).values())
-        except (redis.RedisError, OSError):
-            return 0
+        return sum(self.lowest().values())
 
     def wait_applied(self, more: int = 1, timeout: float = 60.0) -> None:
         """Wait until so many more records are applied."""
@@ -247,17 +252,10 @@ class Stack:
     def settle(self, timeout: float = 60.0) -> None:
         """Wait until every shard of every partition stands at the log's end, and no generation is being built."""
         ends = self.ends()
-
-        def done() -> bool:
-            try:
-                return oracle.lowest_offsets(self.client) == ends
-            except (redis.RedisError, OSError):
-                return False
-
         try:
-            wait_for(done, timeout, f"lag 0 at {ends}")
+            wait_for(lambda: self.lowest() == ends, timeout, f"lag 0 at {ends}")
         except AssertionError as error:
-            raise AssertionError(f"{error}; stored: {oracle.lowest_offsets(self.client)}{self.story()}") from None
+            raise AssertionError(f"{error}; stored: {self.lowest()}{self.story()}") from None
 
     def assert_exact(self, timeout: float = 60.0) -> int:
         """Wait for lag 0, then compare with the recount; return how many records the log holds."""

@@ -153,22 +153,18 @@ def active(client: redis.Redis) -> Any:
     return json.loads(pointer)
 
 
-def lowest_offsets(client: redis.Redis) -> dict[int, int] | None:
-    """Return the lowest next offset over all shards, by partition; None while no complete generation is active."""
+def offsets(client: redis.Redis) -> dict[int, list[int]]:
+    """Return the next offset of each shard, by partition; nothing while no complete generation is active."""
     building, pointer = client.mget("{cw1}:building", "{cw1}:active")
     if building or not pointer:
-        return None
+        return {}
     name = json.loads(pointer)["name"]
     pipeline = client.pipeline(transaction=False)
     for shard in range(64):
         pipeline.hgetall(f"cw1:{{s{shard:03d}}}:{name}:o")
-    lowest: dict[int, int] = {}
+    found: dict[int, list[int]] = {}
     for fields in pipeline.execute():
-        parts = {
-            int(k.rsplit(b"/", 1)[1]): int(v.split()[0]) for k, v in fields.items() if k.startswith(b"popularity/")
-        }
-        if not parts:
-            return None
-        for partition, offset in parts.items():
-            lowest[partition] = min(offset, lowest.get(partition, offset))
-    return lowest
+        for field, value in fields.items():
+            if field.startswith(b"popularity/"):
+                found.setdefault(int(field.rsplit(b"/", 1)[1]), []).append(int(value.split()[0]))
+    return {partition: shards for partition, shards in found.items() if len(shards) == 64}

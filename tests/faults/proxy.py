@@ -23,7 +23,7 @@ class CuttingProxy(threading.Thread):
         self._target, self._calls = target, 0
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
 
     def __enter__(self) -> Self:
         self.start()
@@ -33,7 +33,7 @@ class CuttingProxy(threading.Thread):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self.join(10)
 
     def run(self) -> None:
@@ -45,8 +45,14 @@ class CuttingProxy(threading.Thread):
         server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        await self._stop.wait()
+        await self._ended.wait()
         server.close()
+        # Connections that are still open end with their tasks; their sockets are closed one turn of the loop later.
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
+            task.cancel()
+        await asyncio.wait(connections, timeout=5)
+        await asyncio.sleep(0.1)
 
     async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         lose = asyncio.Event()
@@ -59,11 +65,13 @@ class CuttingProxy(threading.Thread):
             asyncio.create_task(self._requests(client, to_server, lose)),
             asyncio.create_task(self._replies(server, to_client, lose)),
         ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for writer in (to_client, to_server):
-            writer.close()
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            for writer in (to_client, to_server):
+                writer.transport.abort()
 
     async def _requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, lose: asyncio.Event) -> None:
         with contextlib.suppress(OSError):

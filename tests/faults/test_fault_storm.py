@@ -4,10 +4,10 @@ import random
 import time
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import NewPartitions
 
 from . import oracle
-from .harness import Stack, storm_seconds, wait_for
+from .harness import Stack, storm_seconds
 from .test_fault_redis import cut_log
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
@@ -90,10 +90,8 @@ def crash_broker(stack: Stack, rng: random.Random) -> None:
 
 def add_partition(stack: Stack, rng: random.Random) -> None:
     """Add a partition."""
-    admin = AdminClient({"bootstrap.servers": stack.kafka.address, "log_level": 0})
-    wait_for(lambda: oracle.INTERACTIONS in admin.list_topics(timeout=30).topics, 30, "the topic")
-    count = len(admin.list_topics(timeout=30).topics[oracle.INTERACTIONS].partitions) + 1
-    admin.create_partitions([NewPartitions(oracle.INTERACTIONS, count)])[oracle.INTERACTIONS].result()
+    count = len(stack.ends()) + 1
+    stack.admin.create_partitions([NewPartitions(oracle.INTERACTIONS, count)])[oracle.INTERACTIONS].result()
 
 
 FAULTS = (kill, kill, kill, stop, freeze, join, cut, cut, flush, rebuild, crash_broker, add_partition)
