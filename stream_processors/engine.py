@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
-from clickwell.errors import ClickwellError, LayoutError, TopicRecreatedError
+from clickwell.errors import ClickwellError, DecodeError, LayoutError, TopicRecreatedError
 from clickwell.schemas.decode import Batch, Decoder, Record
 from clickwell.schemas.keys import SHARDS
 from clickwell.stream_processors.dead_letters import DeadLetters, Source
@@ -27,6 +27,8 @@ TP = tuple[str, int]
 
 # Larger than any offset: a partition at this position accepts nothing.
 NOWHERE = 1 << 62
+# The rows of so many records fit into a core's own cache; with many more, decoding and grouping take twice the time.
+DECODED_AT_ONCE = 2000
 # A seek that brings no chunk within this time, or lag without progress, is tried again: the chunk that would have shown
 # the gap may be the last one of the log.
 IMPATIENCE = 5.0
@@ -219,12 +221,20 @@ class Engine:
         for bucket, run in groupby(records, lambda record: self._lane.bucket(record.timestamp)):
             yield bucket, list(run)
 
+    def _decode(self, records: Sequence[Record], bad: list[tuple[Record, DecodeError]]) -> Iterator[Batch]:
+        """Decode a little at a time; records that are not valid events are added to `bad`."""
+        for first in range(0, len(records), DECODED_AT_ONCE):
+            batch = self._decoder.decode(records[first : first + DECODED_AT_ONCE])
+            bad += batch.bad
+            yield batch
+
     async def _feed_run(self, part: Part, epoch: int, bucket: int, records: Sequence[Record]) -> bool:
-        batch = self._decoder.decode(records)
+        bad: list[tuple[Record, DecodeError]] = []
         ahead = max(part.done) > records[0].offset
-        work = self._lane.work(batch, part.done if ahead else None)
-        if batch.bad:
-            await self._send_dead_letters(part, batch)
+        work = self._lane.work(self._decode(records, bad), part.done if ahead else None)
+        if bad:
+            source = Source(part.topic, part.topic_id, part.partition)
+            self.stats.dead_letters += await self._dead_letters.send(source, bad)
         # Again after each wait: the timer may have begun the next call before this task went on.
         while part.applying is not None and not part.applying.done():
             await part.applying
@@ -285,14 +295,10 @@ class Engine:
 
     def _count(self, part: Part, work: Work) -> None:
         part.progress_at = time.monotonic()
-        self.stats.applied += len(work.batch.rows) + len(work.batch.bad)
+        self.stats.applied += work.rows
         self.stats.counted += work.counted
         self.stats.late += work.late
         self.stats.duplicates += work.duplicates
-
-    async def _send_dead_letters(self, part: Part, batch: Batch) -> None:
-        sent = await self._dead_letters.send(Source(part.topic, part.topic_id, part.partition), batch.bad)
-        self.stats.dead_letters += sent
 
     def _miss(self, part: Part, first: int) -> None:
         """Deal with a chunk that begins beyond the position: records before it are missing."""

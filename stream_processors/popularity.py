@@ -24,28 +24,29 @@ class ShardWork:
     Attributes:
         ids: 8-byte hashes of (interaction_id, document) behind the counts, in log order. The document is part of it so
             that a service which reuses one id for several documents loses none of them.
-        rows: index in the batch of the row behind each id.
+        origins: hour, document and packed counts of the event behind each id.
         counts: event hour -> document -> signal counts packed 16 bits each.
     """
 
     ids: list[bytes] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    origins: list[tuple[int, str, int]] = field(default_factory=list)
     counts: dict[int, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass
 class Work:
-    """What a batch means for every shard, and what of it is not counted.
+    """What batches mean for every shard, and what of them is not counted.
 
     Attributes:
         shards: work of the shards that are touched.
+        rows: events that were looked at.
         late: events older than the window at the time of receipt: for the lake only.
-        duplicates: events whose id was seen before in this batch.
+        duplicates: events whose id was seen before.
         counted: events that change a counter.
     """
 
-    batch: Batch
     shards: dict[int, ShardWork] = field(default_factory=dict)
+    rows: int = 0
     late: int = 0
     duplicates: int = 0
     counted: int = 0
@@ -81,19 +82,26 @@ class PopularityLane:
         """Return the dedup bucket of a broker's time."""
         return received_ms // self.dedup_ms
 
-    def work(self, batch: Batch, done: Sequence[int] | None = None) -> Work:
-        """Group the rows of a batch by shard.
+    def work(self, batches: Iterable[Batch], done: Sequence[int] | None = None) -> Work:
+        """Group the rows of batches by shard; a batch is not needed any more when the next one is asked for.
 
         Args:
-            batch: rows of one partition whose records fall into one dedup bucket.
-            done: next offset of each shard; rows below it are skipped. None when no shard is ahead of the batch.
+            batches: consecutive rows of one partition whose records fall into one dedup bucket.
+            done: next offset of each shard; rows below it are skipped. None when no shard is ahead.
         """
-        work = Work(batch)
-        if not batch.rows:
-            return work
+        work = Work()
+        for batch in batches:
+            work.rows += len(batch.rows)
+            if batch.rows:
+                self._add(work, batch, done)
+        for shard, share in work.shards.items():
+            if len(set(share.ids)) < len(share.ids):
+                self.drop(work, shard, _repeats(share.ids))
+        return work
+
+    def _add(self, work: Work, batch: Batch, done: Sequence[int] | None) -> None:
         hashes = self._hashes.of({row.feature_id for row in batch.rows})
-        found: list[ShardWork | None] = [None] * SHARDS
-        digest = xxhash.xxh3_64_digest
+        shares, digest = work.shards, xxhash.xxh3_64_digest
         # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.
         some_late = min(batch.times) < self._oldest_ms(max(batch.received))
         for i, packed in enumerate(self._gains_of(batch.rows)):
@@ -106,39 +114,33 @@ class PopularityLane:
             if some_late and batch.times[i] < self._oldest_ms(batch.received[i]):
                 work.late += 1
                 continue
-            share = found[shard]
+            share = shares.get(shard)
             if share is None:
-                share = found[shard] = ShardWork()
+                share = shares[shard] = ShardWork()
+            hour = batch.times[i] // MS_PER_HOUR
             if row.interaction_id is not None:
                 share.ids.append(digest(row.interaction_id.encode(), hashed))
-                share.rows.append(i)
-            hour = batch.times[i] // MS_PER_HOUR
+                share.origins.append((hour, document, packed))
             counts = share.counts.get(hour)
             if counts is None:
                 counts = share.counts[hour] = {}
             counts[document] = counts.get(document, 0) + packed
             work.counted += 1
-        work.shards = {shard: share for shard, share in enumerate(found) if share is not None}
-        for shard, share in list(work.shards.items()):
-            if len(set(share.ids)) < len(share.ids):
-                self.drop(work, shard, _repeats(share.ids))
-        return work
 
     def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
-        """Take the rows behind the ids at these indices out of a shard's share: they were counted before."""
+        """Take the events behind the ids at these indices out of a shard's share: they were counted before."""
         share = work.shards[shard]
-        rows = [work.batch.rows[share.rows[index]] for index in repeated]
-        for index, row, gain in zip(repeated, rows, self._gains_of(rows), strict=True):
-            hour = work.batch.times[share.rows[index]] // MS_PER_HOUR
+        for index in repeated:
+            hour, document, packed = share.origins[index]
             counts = share.counts[hour]
-            counts[row.feature_id] -= gain
-            if not counts[row.feature_id]:
-                del counts[row.feature_id]
+            counts[document] -= packed
+            if not counts[document]:
+                del counts[document]
             if not counts:
                 del share.counts[hour]
         gone = set(repeated)
         share.ids = [id_ for index, id_ in enumerate(share.ids) if index not in gone]
-        share.rows = [row for index, row in enumerate(share.rows) if index not in gone]
+        share.origins = [origin for index, origin in enumerate(share.origins) if index not in gone]
         work.duplicates += len(gone)
         work.counted -= len(gone)
 

@@ -245,7 +245,7 @@ def test_shards_ahead_of_others_are_filtered(bench):
     async def steps(here):
         here.write(*range(7))
         await here.assign()
-        work = LANE.work(here.engine._decoder.decode([here.log[n] for n in range(7)]))
+        work = LANE.work([here.engine._decoder.decode([here.log[n] for n in range(7)])])
         half = list(work.shards)[::2]
         for shard in half:
             here.ledger.answer("g", "popularity/id/0", Call(shard, 0, 7, 1, LANE.arguments(work.shards[shard])))
