@@ -187,7 +187,7 @@ class Stack:
                 worker.kill()
             self.workers = []
 
-    def load(self, seed: int, rate: int = 2000, poison: float = 0.002) -> Load:
+    def load(self, seed: int, rate: int = 1500, poison: float = 0.002) -> Load:
         """Return traffic for a `with` statement."""
         return Load(Traffic(self.kafka.address, seed, poison=poison), rate)
 

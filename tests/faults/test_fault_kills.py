@@ -38,7 +38,7 @@ def test_killed_before_the_flip(stack: Stack) -> None:
 def test_killed_at_random(stack: Stack) -> None:
     """Two workers that are killed at random under load, without static membership, leave exact counts."""
     rng = random.Random(3)
-    with stack.load(seed=3, rate=3000):
+    with stack.load(seed=3):
         workers = stack.work(2)
         stack.wait_applied()
         for _ in range(6):
@@ -53,7 +53,7 @@ def test_killed_at_random(stack: Stack) -> None:
 def test_frozen_beyond_the_session(stack: Stack) -> None:
     """A worker that wakes up after another one took over its partitions counts nothing twice."""
     rng = random.Random(4)
-    with stack.load(seed=4, rate=3000, poison=0.01):
+    with stack.load(seed=4, poison=0.01):
         workers = stack.work(2)
         stack.wait_applied()
         for turn in range(2):
@@ -86,9 +86,9 @@ def test_workers_come_and_go(stack: Stack) -> None:
 
 def test_agent_raises(stack: Stack) -> None:
     """An agent that raises on every 100th chunk loses none of them."""
-    with stack.load(seed=6, rate=4000):
+    with stack.load(seed=6):
         workers = stack.work(2, FAILPOINT="raise:agent:100", CHUNK_RECORDS="20")
-        stack.wait_applied(more=20_000, timeout=90)
+        stack.wait_applied(more=10_000, timeout=90)
     stack.assert_exact()
     assert any(said(worker, "rewinds: RuntimeError: failpoint agent") for worker in workers)
 

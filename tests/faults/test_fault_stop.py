@@ -14,7 +14,7 @@ LIMIT = 20.0
 @pytest.mark.parametrize("broken", ["nothing", "redis", "kafka"])
 def test_sigterm(stack: Stack, broken: str) -> None:
     """A worker under load ends within 20 s of SIGTERM with code 143 even if its servers are frozen or dead."""
-    with stack.load(seed=41, rate=3000):
+    with stack.load(seed=41):
         (worker,) = stack.work()
         stack.wait_applied()
         if broken == "redis":
