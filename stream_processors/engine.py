@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
+from clickwell.dead_letters import DeadLetters
 from clickwell.errors import ClickwellError, LayoutError, TopicRecreatedError
-from clickwell.schemas.decode import Batch, Decoder, Record
+from clickwell.schemas.decode import Batch, Decoder, Record, Row
 from clickwell.schemas.keys import SHARDS
-from clickwell.stream_processors.dead_letters import DeadLetters
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.stream_processors.popularity import PopularityLane, Work
 
@@ -276,7 +276,7 @@ class Engine:
         self.stats.late += work.late
         self.stats.duplicates += work.duplicates
 
-    async def _send_dead_letters(self, part: Part, batch: Batch) -> None:
+    async def _send_dead_letters(self, part: Part, batch: Batch[Row]) -> None:
         sent = await self._dead_letters.send(part.topic, part.partition, batch.bad)
         self.stats.dead_letters += sent
 

@@ -44,7 +44,7 @@ class Work:
         counted: events that change a counter.
     """
 
-    batch: Batch
+    batch: Batch[Row]
     shards: dict[int, ShardWork] = field(default_factory=dict)
     late: int = 0
     duplicates: int = 0
@@ -81,7 +81,7 @@ class PopularityLane:
         """Return the dedup bucket of a broker's time."""
         return received_ms // self.dedup_ms
 
-    def work(self, batch: Batch, done: Sequence[int] | None = None) -> Work:
+    def work(self, batch: Batch[Row], done: Sequence[int] | None = None) -> Work:
         """Group the rows of a batch by shard.
 
         Args:

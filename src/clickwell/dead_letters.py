@@ -8,12 +8,12 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message,
 from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.errors import DecodeError, KafkaError
+from clickwell.failpoints import Failpoints
 from clickwell.kafka import librdkafka_config
 from clickwell.schemas.decode import Record
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import dead_letter_key
 from clickwell.settings import KafkaSettings
-from clickwell.stream_processors.failpoints import Failpoints
 
 ACK_SECONDS = 30.0
 
@@ -47,11 +47,16 @@ class DeadLetters:
             KafkaError: the broker did not acknowledge; the caller must not go on.
         """
         await self._failpoints.reach("before_dead_letter")
-        sent = await asyncio.to_thread(self._send, topic, partition, bad)
+        sent = await asyncio.to_thread(self.write, topic, partition, bad)
         await self._failpoints.reach("after_dead_letter")
         return sent
 
-    def _send(self, topic: str, partition: int, bad: Sequence[tuple[Record, DecodeError]]) -> int:
+    def write(self, topic: str, partition: int, bad: Sequence[tuple[Record, DecodeError]]) -> int:
+        """Do what `send` does, for callers that may block.
+
+        Raises:
+            KafkaError: as `send`.
+        """
         with self._lock:
             try:
                 if (topic, partition) not in self._next:
