@@ -102,10 +102,9 @@ class Columns(ABC, Generic[R]):
             ordinary = [record for index, record in enumerate(batch.records) if index not in events]
         values = cast("list[bytes]", [record.value for record in ordinary])
         sent = (bytes(each.metadata) for each in self._metadata.decode_lines(b"\n".join(values)))
-        if events:
-            made = {index: to_json(event.metadata, inf_nan_mode="strings") for index, event in events.items()}
-            sent = (made[index] if index in made else next(sent) for index in range(len(batch.rows)))
-        return [None if text in _EMPTY else text for text in sent]
+        made = {index: to_json(event.metadata, inf_nan_mode="strings") for index, event in events.items()}
+        texts = (made[i] if i in made else next(sent) for i in range(len(batch.rows))) if made else sent
+        return [None if text in _EMPTY else text for text in texts]
 
 
 class InteractionColumns(Columns[Row]):

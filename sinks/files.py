@@ -67,7 +67,7 @@ def write(
         blooms: with Bloom filters, which pay in files that are read often.
 
     Raises:
-        OSError: the storage is full or away; the file may be there or not, and belongs to nobody.
+        OSError: the storage is full or away; nothing is left if it lets us remove it.
     """
     path = f"{DATE}={day.isoformat()}/{prefix}-{uuid.uuid4()}.zstd.parquet"
     files = filesystem(delta)
@@ -78,17 +78,21 @@ def write(
             for name in (table.sort[0], *table.blooms)
         }
         options["bloom_filter_options"] = wanted
-    with files.open_output_stream(path) as out:
-        pq.write_table(
-            rows,
-            out,
-            compression=COMPRESSION,
-            compression_level=LEVEL,
-            row_group_size=ROW_GROUP_ROWS if blooms else 4 * ROW_GROUP_ROWS,
-            use_dictionary=[name for name in _DICTIONARY if name.split(".")[0] in rows.column_names],
-            **options,
-        )
-    _sync(delta, path)
+    try:
+        with files.open_output_stream(path) as out:
+            pq.write_table(
+                rows,
+                out,
+                compression=COMPRESSION,
+                compression_level=LEVEL,
+                row_group_size=ROW_GROUP_ROWS if blooms else 4 * ROW_GROUP_ROWS,
+                use_dictionary=[name for name in _DICTIONARY if name.split(".")[0] in rows.column_names],
+                **options,
+            )
+        _sync(delta, path)
+    except BaseException:
+        remove(delta, [path])
+        raise
     return AddAction(
         path,
         files.get_file_info(path).size,
@@ -111,14 +115,14 @@ def statistics(rows: pa.Table) -> dict[str, Any]:
     return {"numRecords": rows.num_rows, "minValues": lows, "maxValues": highs, "nullCount": nulls}
 
 
-def read(delta: DeltaTable, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """Return some columns of files, in order. Columns that an older file lacks are null."""
+def read(delta: DeltaTable, paths: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """Return all or some columns of files, in order. Columns that an older file lacks are null."""
     files = filesystem(delta)
     parts = []
     for path in paths:
         with files.open_input_file(path) as source:
             file = pq.ParquetFile(source)
-            parts.append(file.read([name for name in columns if name in file.schema_arrow.names]))
+            parts.append(file.read(columns and [name for name in columns if name in file.schema_arrow.names]))
     return pa.concat_tables(parts, promote_options="default")
 
 
@@ -131,6 +135,15 @@ def remove(delta: DeltaTable, paths: Sequence[str]) -> None:
         if folder := _local(delta):
             for unfinished in (folder / path).parent.glob(f"{Path(path).name}#*"):
                 unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(delta: DeltaTable, before: float) -> list[str]:
+    """Remove what writers that died have left of files of a local table, last touched before a time (epoch seconds)."""
+    folder = _local(delta)
+    found = [path for path in folder.glob(f"{DATE}=*/*.parquet#*") if path.stat().st_mtime < before] if folder else []
+    for path in found:
+        path.unlink(missing_ok=True)
+    return [str(path.relative_to(folder)) for path in found] if folder else []
 
 
 def is_full(error: BaseException) -> bool:

@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; `down` stops it.")] = False,
-    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker",
+    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker,sink",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 1,
     kafka_port: PortOption = None,
     redis_port: PortOption = None,
@@ -51,7 +51,7 @@ def up(
     json: JsonOption = False,
     detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
 ) -> None:
-    """Start Kafka, Valkey and workers here and keep them running."""
+    """Start Kafka, Valkey, workers and a sink here and keep them running."""
     from clickwell.devstack.stack import PARTS, Stack
     from clickwell.devstack.state import supervisor_pid
 
