@@ -91,8 +91,8 @@ def relation(
 def connect(settings: Settings, *, since: date | None = None, until: date | None = None) -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection with a view for each table that exists, and no way to anything else.
 
-    It cannot read or write files or the network, load extensions, see Python's variables or change these settings: it is
-    safe for queries that come from outside. It may use 75 % of memory; nothing is spilled to disk.
+    It cannot read or write files or the network, load extensions, see Python's variables or change these settings: safe
+    for queries that come from outside. It may use 75 % of memory; nothing is spilled to disk.
 
     Raises:
         LakeError: there is no table at all, or the storage does not answer.

@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -250,6 +251,9 @@ class Stack:
             self._done(_phase(worker.name, f"{', '.join(lanes) or 'standing by'}, lag {sum(lanes.values()):,}", began))
 
     def _start_sink(self) -> None:
+        if find_spec("deltalake") is None:
+            self._warn("no lake is written: install 'clickwell[sink]', or leave out `sink`")
+            return
         sink = Sink(self.data)
         sink.spawn()
         self._wards.append(_Ward(sink))
