@@ -31,6 +31,8 @@ POLL_SECONDS = 0.2
 # A write that takes longer is waited for with the partitions paused: who polls too seldom is put out of the group.
 PATIENCE_SECONDS = 5.0
 RETRY_FIRST, RETRY_MOST = 0.2, 10.0
+# A topic that is created anew may have fewer records than were read, so that none ever comes to show it.
+TOPIC_CHECK_SECONDS = 10.0
 # SIGTERM must end within 20 s, whatever the storage does.
 LAST_FLUSH_SECONDS = 12.0
 
@@ -97,6 +99,7 @@ class Lane(threading.Thread):
         # Partitions given to this lane that must be looked up in the table before they are read.
         self._unplaced: list[int] | None = None
         self._next: dict[int, int] = {}
+        self._checked_at = time.monotonic()
 
     def run(self) -> None:
         """Work until stopped."""
@@ -161,6 +164,9 @@ class Lane(threading.Thread):
             self._place(consumer, self._unplaced)
         if self._due():
             self._launch(consumer)
+        if self._next and self._flight is None and time.monotonic() - self._checked_at > TOPIC_CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            self._flight = self._worker.submit(self._look_for_topic)
         self._take(consumer, consumer.consume(CHUNK, POLL_SECONDS))
 
     def _place(self, consumer: Consumer, partitions: list[int]) -> None:
@@ -179,8 +185,10 @@ class Lane(threading.Thread):
     def _offsets(self, partitions: list[int]) -> dict[int, int]:
         """Return the stored offset of each partition, after storing the first where there is none."""
         topic = self._table.topic.name
-        self._topic_id, _ = self._kafka.describe(topic)
-        self._writer = self._writer or TableWriter(self._settings, self._table, self._topic_id, self._failpoints)
+        if self._writer is None:
+            self._topic_id, _ = self._kafka.describe(topic)
+            self._writer = TableWriter(self._settings, self._table, self._topic_id, self._failpoints)
+        self._check_topic()
         self._dead_letters.forget()
         while True:
             stored = self._writer.stored(partitions)
@@ -262,9 +270,7 @@ class Lane(threading.Thread):
         delay = RETRY_FIRST
         while True:
             try:
-                topic_id, _ = self._kafka.describe(self._table.topic.name)
-                if topic_id != self._topic_id:
-                    raise recreated(self._table, self._topic_id, topic_id)  # the loop ends with it
+                self._check_topic()
                 # Before the letters: whoever has lost the partition must not write them a second time.
                 stored = self._writer.stored(list(buffer.expected))
                 if stored != buffer.expected:
@@ -293,6 +299,20 @@ class Lane(threading.Thread):
             "%s wrote %d rows into %d files, left out %d repeats, %d bad; %d others were first",
             *(self.name, written.rows, written.files, written.repeats, len(buffer.bad), written.conflicts),
         )
+
+    def _check_topic(self) -> None:
+        topic_id, _ = self._kafka.describe(self._table.topic.name)
+        if topic_id != self._topic_id:
+            raise recreated(self._table, self._topic_id, topic_id)
+
+    def _look_for_topic(self) -> None:
+        """Do the same now and then while nothing comes; a broker that is away says nothing about it."""
+        try:
+            self._check_topic()
+        except TopicRecreatedError:
+            raise
+        except KafkaError as error:
+            log.warning("%s: %s", self.name, error)
 
     def _send_dead_letters(self, buffer: Buffer) -> None:
         if self._table.topic.name not in self._settings.sink.dead_letter_topics:

@@ -29,10 +29,18 @@ PROMOTED = ("query", "duration_ms", "device")
 class Sink(Child):
     """One sink process; `failpoints` are for its first starts, one each."""
 
-    def __init__(self, name: str, folder: Path, kafka: str, failpoints: Sequence[str] = (), **settings: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        kafka: str,
+        failpoints: Sequence[str] = (),
+        options: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
         super().__init__(name, folder / "log" / f"{name}.log")
         self.exits: list[int] = []
-        self._folder, self._failpoints = folder, list(failpoints)
+        self._folder, self._failpoints, self._options = folder, list(failpoints), options
         self._environment = SINK | {"KAFKA__BOOTSTRAP_SERVERS": kafka} | settings
 
     def command(self) -> list[str]:
@@ -41,7 +49,8 @@ class Sink(Child):
         if self._failpoints:
             settings["SINK__FAILPOINT"] = self._failpoints.pop(0)
         words = [f"CLICKWELL_{name}={value}" for name, value in settings.items()]
-        return ["/usr/bin/env", *words, sys.executable, "-m", "clickwell", "sink", "--data", str(self._folder)]
+        sink = [sys.executable, "-m", "clickwell", "sink", "--data", str(self._folder), *self._options]
+        return ["/usr/bin/env", *words, *sink]
 
     def said(self, text: str) -> int:
         """Return how often it has logged a text."""
