@@ -68,23 +68,35 @@ class TableWriter:
 
     Every method raises LakeError when the storage does not answer.
 
+    Args:
+        settings: where the lake is, and the dedup window.
+        table: what to write.
+        topic_id: begins the names under which offsets are stored.
+        failpoints: where to die, in tests.
+        is_topic: whether that is a topic's id, of which a table has one, or the name of something else.
+
     Raises:
         LakeError: the storage does not answer.
         TopicRecreatedError: the table was written from an earlier topic of the same name.
     """
 
-    def __init__(self, settings: Settings, table: Table, topic_id: str, failpoints: Failpoints) -> None:
+    def __init__(
+        self, settings: Settings, table: Table, topic_id: str, failpoints: Failpoints, *, is_topic: bool = True
+    ) -> None:
         self._settings = settings
         self._table = table
         self._topic_id = topic_id
         self._failpoints = failpoints
         self._columns = COLUMNS[table.name]()
         self._dedup_ms = settings.popularity.dedup_hours * MS_PER_HOUR
+        # What is no topic comes in any order of time, and ends.
+        self._max_buckets = MAX_BUCKETS if is_topic else None
         self._recent = RecentIds(self._load_ids)
         self._files: set[str] = set()
         with self._storage():
-            self._delta = create_table(settings, table, topic_id)
-            check_topic(self._delta, table, topic_id)
+            self._delta = create_table(settings, table)
+            if is_topic:
+                check_topic(self._delta, table, topic_id)
             self._refresh()
 
     def stored(self, partitions: Sequence[int]) -> dict[int, int | None]:
@@ -242,8 +254,8 @@ class TableWriter:
 
     def _prune(self, buckets: Buckets) -> None:
         """Forget ids that no later row can repeat; of partitions that stand far apart, the later ones'."""
-        if buckets.size:
-            self._recent.keep_from(max(int(buckets.min()) - 1, int(buckets.max()) - MAX_BUCKETS))
+        if buckets.size and self._max_buckets:
+            self._recent.keep_from(max(int(buckets.min()) - 1, int(buckets.max()) - self._max_buckets))
 
     @contextmanager
     def _storage(self) -> Iterator[None]:

@@ -61,7 +61,7 @@ def accept_new_topics(settings: Settings) -> None:
     """Let each table that exists go on with the topic that is there now."""
     kafka = KafkaLog(settings.kafka)
     for table in TABLES:
-        adopt_topic(create_table(settings, table, topic_id := kafka.describe(table.topic.name)[0]), topic_id)
+        adopt_topic(create_table(settings, table), kafka.describe(table.topic.name)[0])
 
 
 def _maintain_until(stopping: threading.Event, settings: Settings) -> None:

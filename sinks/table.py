@@ -53,6 +53,7 @@ class Table:
 
     Attributes:
         name: its folder below the lake's root.
+        kind: of its events, as producers name it.
         topic: where its events come from.
         schema: columns of its data files; the table has `event_date` besides.
         sort: order of the rows in a compacted file.
@@ -60,6 +61,7 @@ class Table:
     """
 
     name: str
+    kind: str
     topic: Topic
     schema: pa.Schema
     sort: tuple[str, ...]
@@ -77,6 +79,7 @@ class Table:
 
 INTERACTION_TABLE = Table(
     "interactions",
+    "interaction",
     INTERACTIONS,
     pa.schema(
         [
@@ -100,6 +103,7 @@ INTERACTION_TABLE = Table(
 )
 SEARCH_TABLE = Table(
     "searches",
+    "search",
     SEARCHES,
     pa.schema(
         [
@@ -142,8 +146,8 @@ def open_table(settings: Settings, table: Table) -> DeltaTable:
         raise away(settings, error) from None
 
 
-def create_table(settings: Settings, table: Table, topic_id: str) -> DeltaTable:
-    """Open a table, after making it if it is not there, for the topic with this id.
+def create_table(settings: Settings, table: Table) -> DeltaTable:
+    """Open a table, after making it if it is not there.
 
     Any number of processes may do this at once.
 
@@ -159,9 +163,8 @@ def create_table(settings: Settings, table: Table, topic_id: str) -> DeltaTable:
             mode="ignore",
             partition_by=[DATE],
             name=table.name,
-            configuration=PROPERTIES | {TOPIC_ID: topic_id},
+            configuration=PROPERTIES,
             storage_options=storage_options(settings),
-            raise_if_key_not_exists=False,
         )
     except (DeltaError, OSError) as error:
         if not DeltaTable.is_deltatable(uri, storage_options(settings)):
@@ -189,17 +192,19 @@ def app_id(topic_id: str, partition: int) -> str:
 
 
 def check_topic(delta: DeltaTable, table: Table, topic_id: str) -> None:
-    """Refuse a topic that was deleted and created again.
+    """Refuse a topic that was deleted and created again; the first topic of a table becomes its own.
 
     Raises:
         TopicRecreatedError: the table was written from a topic with another id.
     """
     known = delta.metadata().configuration.get(TOPIC_ID)
-    if known != topic_id:
+    if known is None:
+        adopt_topic(delta, topic_id)
+    elif known != topic_id:
         raise recreated(table, known, topic_id)
 
 
-def recreated(table: Table, known: str | None, topic_id: str) -> TopicRecreatedError:
+def recreated(table: Table, known: str, topic_id: str) -> TopicRecreatedError:
     """Return the error for a topic that is not the one from which a table was written."""
     return TopicRecreatedError(
         f"topic {table.topic.name} was deleted and created again: its id is {topic_id}, "

@@ -1,5 +1,6 @@
 """`clickwell lake ...`: look at the lake, keep it in order, take data out of it."""
 
+import hashlib
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ import typer
 
 from clickwell.cli import output
 from clickwell.cli.output import DataOption, JsonOption
+from clickwell.cli.send import PARTLY_DONE, FileFormat, tell_rejects
 from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
@@ -45,6 +47,13 @@ def register(app: typer.Typer) -> None:
             (
                 'clickwell lake sql "select position, count(*) from interactions group by 1 order by 1"',
                 'clickwell lake sql --since 2026-05-01 --jsonl "select * from searches"',
+            ),
+        ),
+        (
+            load,
+            (
+                "clickwell lake load history.jsonl.gz",
+                "clickwell lake load searches.jsonl --format sessions --retriever site",
             ),
         ),
         (
@@ -196,6 +205,43 @@ def sql(
             output.emit(row)
     else:
         output.table(found.column_names, [list(row.values()) for row in found.to_pylist()])
+
+
+def load(
+    sources: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON lines, plain or gzip; - is stdin.")],
+    *,
+    format_: Annotated[
+        FileFormat, typer.Option("--format", help="native: a line is an event; sessions: a search with its clicks.")
+    ] = FileFormat.NATIVE,
+    retriever: Annotated[str, typer.Option(help="retriever_id of the events of a session log.")] = "default",
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the events of files into the lake, past Kafka and the counters; a load that broke off can be repeated."""
+    from clickwell.producers import publish as publishing
+    from clickwell.producers.files import Lines
+    from clickwell.sinks.load import Loader
+
+    settings = _settings(data)
+    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms)
+    with Lines(sources, twice=True) as lines:
+        content = hashlib.blake2b(repr(form).encode(), digest_size=12)
+        total = 0
+        for line in lines:
+            content.update(line.content)
+            total += 1
+        loader = Loader(settings, content.hexdigest())
+        with output.Progress("loading", total) as bar:
+            result = publishing.publish(lines, loader, form, advance=bar.advance)
+    stats = loader.stats
+    new = sum(one.acked - one.before - one.repeats for one in stats.values())
+    before, repeats = (sum(getattr(one, name) for one in stats.values()) for name in ("before", "repeats"))
+    output.done(f"Loaded {new:,} events in {result.seconds:.1f} s; {before:,} were there, {repeats:,} are repeats")
+    tell_rejects(result)
+    if json:
+        output.emit({"loaded": stats, "rejected": result.rejected.total(), "rejects": result.rejects})
+    if result.rejected:
+        raise typer.Exit(PARTLY_DONE)
 
 
 def export(

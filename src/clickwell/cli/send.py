@@ -88,7 +88,7 @@ def publish(
     output.done(f"Sent {sent:,}, acknowledged {acked:,} in {result.seconds:.1f} s")
     if wait and acked == sent:
         _wait(settings, result, timeout)
-    _tell_rejects(result)
+    tell_rejects(result)
     if json:
         output.emit(_summary(result, shift_ms, waited=wait and acked == sent))
     if acked < sent:
@@ -132,7 +132,8 @@ def _wait(settings: Settings, result: "Published", timeout: float) -> None:
     output.done(f"Applied by {', '.join(lanes) or 'nobody'} in {time.monotonic() - began:.1f} s")
 
 
-def _tell_rejects(result: "Published") -> None:
+def tell_rejects(result: "Published") -> None:
+    """Say how many lines are no events, and why the first of them are not."""
     if not result.rejected:
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.rejected.most_common())
