@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     lake = typer.Typer(
         name="lake",
+        epilog=output.examples("clickwell lake status", 'clickwell lake sql "select count(*) from interactions"'),
         help="Look at the lake, keep it in order, take data out of it.",
         rich_markup_mode=None,
         no_args_is_help=True,
