@@ -11,6 +11,8 @@ from confluent_kafka import Producer
 from deltalake import DeltaTable
 
 from clickwell.devstack.process import Child
+from clickwell.kafka import KafkaLog
+from clickwell.settings import KafkaSettings
 
 from . import oracle
 from .harness import wait_for
@@ -78,39 +80,33 @@ def publish_searches(kafka: str, count: int, first: int = 0) -> None:
     assert producer.flush(60) == 0
 
 
-def stored(uri: str, topic_id: str, partitions: Sequence[int]) -> dict[int, int | None]:
-    """Return the offsets in the table's log."""
-    table = DeltaTable(uri)
-    return {partition: table.transaction_version(f"{topic_id}/{partition}") for partition in partitions}
+TOPICS = {"interactions": "interactions.v1", "searches": "searches.v1"}
 
 
-def wait_written(lake: Path, kafka: str, sinks: Sequence[Sink], timeout: float = 60) -> None:
+def wait_written(
+    lake: Path | str, kafka: str, sinks: Sequence[Sink], timeout: float = 60, storage: dict[str, str] | None = None
+) -> None:
     """Wait until both tables stand at the log's end; sinks that die meanwhile are started again."""
+    log = KafkaLog(KafkaSettings(bootstrap_servers=kafka))
+
+    def written(uri: str, topic: str) -> bool:
+        if not DeltaTable.is_deltatable(uri, storage):
+            return False
+        table = DeltaTable(uri, storage_options=storage)
+        topic_id, partitions = log.describe(topic)
+        stored = {part: table.transaction_version(f"{topic_id}/{part}") for part in range(partitions)}
+        return stored == log.latest(topic, range(partitions))
 
     def done() -> bool:
         for sink in sinks:
             sink.tend()
-        return all(_is_written(lake / name, kafka, topic) for name, topic in TOPICS.items())
+        return all(written(f"{lake}/{name}", topic) for name, topic in TOPICS.items())
 
     try:
         wait_for(done, timeout, "the lake to reach the log's end")
     except AssertionError as error:
         tails = "".join(f"\n{s.name} {s.exits}\n" + "\n".join(s.log.read_text().splitlines()[-15:]) for s in sinks)
         raise AssertionError(f"{error}{tails}") from None
-
-
-TOPICS = {"interactions": "interactions.v1", "searches": "searches.v1"}
-
-
-def _is_written(folder: Path, kafka: str, topic: str) -> bool:
-    from clickwell.kafka import KafkaLog
-    from clickwell.settings import KafkaSettings
-
-    log = KafkaLog(KafkaSettings(bootstrap_servers=kafka))
-    topic_id, partitions = log.describe(topic)
-    if not DeltaTable.is_deltatable(str(folder)):
-        return False
-    return stored(str(folder), topic_id, range(partitions)) == log.latest(topic, range(partitions))
 
 
 def assert_lake_is_log(lake: Path | str, kafka: str, *, storage: dict[str, str] | None = None) -> int:
