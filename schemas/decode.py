@@ -104,7 +104,7 @@ class Batch(Generic[R]):
         received: broker's time of each row's record, epoch ms.
         times: event time of each row, epoch ms; the time of receipt where the event has none.
         rows: the events.
-        events: the whole event of each row that only the pydantic model could read, by its index in `rows`.
+        details: what the decoder made of each row's metadata, if it leaves it undecoded in the row.
         bad: records that are not valid events, with the reason.
     """
 
@@ -113,7 +113,7 @@ class Batch(Generic[R]):
     received: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     rows: list[R] = field(default_factory=list)
-    events: dict[int, Event] = field(default_factory=dict)
+    details: list[Any] = field(default_factory=list)
     bad: list[tuple[Record, DecodeError]] = field(default_factory=list)
 
 
@@ -137,6 +137,14 @@ class EventDecoder(ABC, Generic[R]):
         """Check what the row's type cannot."""
         return True
 
+    def details(self, rows: Sequence[R]) -> list[Any]:  # noqa: ARG002  # for rows that hold something undecoded
+        """Decode what the rows hold undecoded.
+
+        Raises:
+            msgspec.DecodeError: a row is not valid.
+        """
+        return []
+
     def decode(self, records: Sequence[Record]) -> Batch[R]:
         """Decode records in order; every record ends up either in `rows` or in `bad`."""
         return self._decode_joined(records) or self._decode_each(records)
@@ -151,11 +159,12 @@ class EventDecoder(ABC, Generic[R]):
             # so that as many rows as records are one each.
             objects = {value[0] for value in values} == _OPEN and {value[-1] for value in values} == _CLOSE  # type: ignore[index]
             # Most events are short; only then is a look at each of them spared.
-            flat = max(map(len, values)) <= FLAT_BYTES or all(map(_flat, values))  # type: ignore[arg-type]
+            flat = max(map(len, values), default=0) <= FLAT_BYTES or all(map(_flat, values))  # type: ignore[arg-type]
             rows: list[R] = self._lines.decode_lines(joined) if objects and flat and not _suspect(joined) else []
+            details = self.details(rows)
         except (TypeError, IndexError, UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return None
-        if len(rows) != len(records):
+        if not rows or len(rows) != len(records):
             return None
         received = [record.timestamp for record in records]
         times = [row.timestamp or at for row, at in zip(rows, received, strict=True)]
@@ -163,27 +172,24 @@ class EventDecoder(ABC, Generic[R]):
         ahead = max(times) > min(received) + MAX_AHEAD_MS and any(map(_ahead, times, received))
         if ahead or not self.valid(rows):
             return None
-        return Batch(records, [record.offset for record in records], received, times, rows)
+        return Batch(records, [record.offset for record in records], received, times, rows, details)
 
     def _decode_each(self, records: Sequence[Record]) -> Batch[R]:
         batch: Batch[R] = Batch()
         read: list[Record] = []
         batch.records = read
         for record in records:
-            row = self._decode_fast(record)
-            if row is None:
-                try:
-                    event = self._parse(record)
-                except DecodeError as error:
-                    batch.bad.append((record, error))
-                    continue
-                row = self.row_of(event)
-                batch.events[len(read)] = event
+            try:
+                row = self._decode_fast(record) or self.row_of(self._parse(record))
+            except DecodeError as error:
+                batch.bad.append((record, error))
+                continue
             read.append(record)
             batch.offsets.append(record.offset)
             batch.received.append(record.timestamp)
             batch.times.append(row.timestamp or record.timestamp)
             batch.rows.append(row)
+        batch.details = self.details(batch.rows)
         return batch
 
     def _decode_fast(self, record: Record) -> R | None:
@@ -193,6 +199,7 @@ class EventDecoder(ABC, Generic[R]):
         try:
             value.isascii() or value.decode()
             row: R = self._lines.decode(value)
+            self.details([row])
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return None
         return None if _ahead(row.timestamp or 0, record.timestamp) or not self.valid([row]) else row

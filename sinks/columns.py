@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 from xxhash import xxh3_64_intdigest
 
-from clickwell.schemas.decode import AnyRow, Batch, Decoder, EventDecoder, Record, Row
-from clickwell.schemas.decode_searches import SearchDecoder, SearchRow
+from clickwell.schemas.decode import AnyRow, Batch, Decoder, Details, EventDecoder, Row
+from clickwell.schemas.decode_searches import ABSENT, SearchDecoder, SearchRow
+from clickwell.schemas.interactions import Interaction
 from clickwell.sinks.table import INTERACTION_TABLE, SEARCH_TABLE, STRINGS, TIME, Table
 
 # What stands for "has no id" among the hashes of ids.
@@ -34,13 +35,27 @@ class LogRecord(msgspec.Struct, gc=False):
 
 
 class WholeRow(Row, gc=False, forbid_unknown_fields=True):
-    """An interaction without unknown fields: those only the model moves under metadata."""
+    """An interaction with its metadata as JSON. Only the model moves unknown fields under it."""
+
+    metadata: msgspec.Raw = ABSENT  # type: ignore[assignment]  # in place of the keys that workers need
 
 
-class _Raw(msgspec.Struct, gc=False):
-    """The metadata of any event, as it stands in the record."""
+class WholeDecoder(Decoder):
+    """Decodes interactions with all of their metadata."""
 
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    def __init__(self) -> None:
+        super().__init__(WholeRow)
+        self._details = msgspec.json.Decoder(Details | None)
+
+    def details(self, rows: Sequence[Row]) -> list[Any]:
+        """Decode the metadata keys that have a meaning of their own."""
+        return self._details.decode_lines(b"\n".join([row.metadata for row in rows]))  # type: ignore[misc]  # Raw
+
+    def row_of(self, event: Interaction) -> Row:
+        """Return the row of an interaction."""
+        row = super().row_of(event)
+        row.metadata = msgspec.Raw(to_json(event.metadata, inf_nan_mode="strings"))  # type: ignore[assignment]
+        return row
 
 
 class Columns(ABC, Generic[R]):
@@ -48,9 +63,6 @@ class Columns(ABC, Generic[R]):
 
     table: Table
     decoder: EventDecoder[R]
-
-    def __init__(self) -> None:
-        self._metadata = msgspec.json.Decoder(_Raw)
 
     def of(self, batch: Batch[R], topic_id: str, ingested_ms: int) -> pa.RecordBatch:
         """Return the rows of a batch whose records are `LogRecord`s, with the columns of `table.schema`."""
@@ -62,7 +74,7 @@ class Columns(ABC, Generic[R]):
             "retriever_id": [row.retriever_id for row in rows],  # type: ignore[attr-defined]
             "timestamp": _times(batch.times),
             "sent_at": _times_or_null([row.sent_at for row in rows]),  # type: ignore[attr-defined]
-            "metadata_json": self._metadata_json(batch),
+            "metadata_json": _json_or_null([row.metadata for row in rows]),  # type: ignore[attr-defined]
             "source": [record.source for record in records],
             "received_at": _times(batch.received),
             "ingested_at": pa.repeat(pa.scalar(ingested_ms * 1000, TIME), len(rows)),
@@ -70,7 +82,7 @@ class Columns(ABC, Generic[R]):
             "kafka_partition": np.fromiter([record.partition for record in records], np.int32, len(rows)),
             "kafka_offset": np.fromiter(batch.offsets, np.int64, len(rows)),
         }
-        columns = shared | self.own(rows)
+        columns = shared | self.own(batch)
         schema = self.table.schema
         return pa.RecordBatch.from_arrays(
             [
@@ -81,7 +93,7 @@ class Columns(ABC, Generic[R]):
         )
 
     @abstractmethod
-    def own(self, rows: Sequence[R]) -> dict[str, Any]:
+    def own(self, batch: Batch[R]) -> dict[str, Any]:
         """Return the columns that only this kind of event has."""
 
     @abstractmethod
@@ -94,18 +106,6 @@ class Columns(ABC, Generic[R]):
 
     id_columns: tuple[str, ...]
 
-    def _metadata_json(self, batch: Batch[R]) -> list[bytes | None]:
-        """Return the metadata of each row as JSON: the sender's own bytes, or what the model made of the event."""
-        events = batch.events
-        ordinary: Iterable[Record] = batch.records
-        if events:
-            ordinary = [record for index, record in enumerate(batch.records) if index not in events]
-        values = cast("list[bytes]", [record.value for record in ordinary])
-        sent = (bytes(each.metadata) for each in self._metadata.decode_lines(b"\n".join(values)))
-        made = {index: to_json(event.metadata, inf_nan_mode="strings") for index, event in events.items()}
-        texts = (made[i] if i in made else next(sent) for i in range(len(batch.rows))) if made else sent
-        return [None if text in _EMPTY else text for text in texts]
-
 
 class InteractionColumns(Columns[Row]):
     """Interactions; a repeat has the same interaction_id and document."""
@@ -114,12 +114,11 @@ class InteractionColumns(Columns[Row]):
     id_columns = ("interaction_id", "feature_id")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.decoder = Decoder(WholeRow)
+        self.decoder = WholeDecoder()
 
-    def own(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def own(self, batch: Batch[Row]) -> dict[str, Any]:
         """Return the columns that only interactions have."""
-        details = [row.metadata for row in rows]
+        rows, details = batch.rows, batch.details
         return {
             "interaction_id": [row.interaction_id for row in rows],
             "feature_id": [row.feature_id for row in rows],
@@ -147,11 +146,11 @@ class SearchColumns(Columns[SearchRow]):
     id_columns = ("execution_id", "results")
 
     def __init__(self) -> None:
-        super().__init__()
         self.decoder = SearchDecoder()
 
-    def own(self, rows: Sequence[SearchRow]) -> dict[str, Any]:
+    def own(self, batch: Batch[SearchRow]) -> dict[str, Any]:
         """Return the columns that only searches have."""
+        rows = batch.rows
         return {
             "execution_id": [row.execution_id for row in rows],
             "query": [row.query for row in rows],
@@ -174,7 +173,12 @@ COLUMNS: dict[str, Callable[[], Columns[Any]]] = {
     INTERACTION_TABLE.name: InteractionColumns,
     SEARCH_TABLE.name: SearchColumns,
 }
-_EMPTY = {b"{}", b"null"}
+
+
+def _json_or_null(metadata: Sequence[msgspec.Raw]) -> list[bytes | None]:
+    """Return metadata as it was sent; null where there is none."""
+    # Nothing that holds a key is as short as `null`.
+    return [bytes(text) if len(text) > 4 else None for text in metadata]
 
 
 def _hashed(pairs: Iterable[tuple[str | None, str]], count: int = -1) -> NDArray[np.uint64]:
