@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from clickwell.errors import KafkaError, RedisError, StackError
 from clickwell.producers.topics import ensure_topics
 from clickwell.settings import Settings
 
-PARTS = ("kafka", "redis", "worker")
+PARTS = ("kafka", "redis", "worker", "sink")
 
 _KAFKA_PORT = 9092
 _REDIS_PORT = 6379
@@ -59,6 +60,22 @@ class Worker(Child):
         return [sys.executable, "-m", "clickwell", "worker", *options]
 
 
+class Sink(Child):
+    """The sink of the stack.
+
+    Args:
+        data: folder of the stack.
+    """
+
+    def __init__(self, data: Path) -> None:
+        super().__init__("sink", data / "log" / "sink.log")
+        self._data = data
+
+    def command(self) -> list[str]:
+        """Return the command line of the sink."""
+        return [sys.executable, "-m", "clickwell", "sink", "--data", str(self._data)]
+
+
 class Stack:
     """The local stack of one data folder. As a context manager it is started, and stopped at the end.
 
@@ -67,7 +84,7 @@ class Stack:
 
     Args:
         data: folder of the stack; `CLICKWELL_DATA`, else `.clickwell`, when None. What it holds is kept.
-        parts: which of `kafka`, `redis` and `worker` to run.
+        parts: which of `kafka`, `redis`, `worker` and `sink` to run.
         workers: how many workers.
         kafka_port: where Kafka listens; 9092 or, if that is taken, a free port when None.
         redis_port: where Valkey listens; 6379 or, if that is taken, a free port when None.
@@ -137,8 +154,11 @@ class Stack:
                 self._start_kafka()
             if "redis" in self._parts:
                 self._start_redis()
-            if {"kafka", "worker"} & set(self._parts):
+            if {"kafka", "worker", "sink"} & set(self._parts):
                 self._make_topics()
+            # Both take seconds to join their groups, so they do it at the same time.
+            if "sink" in self._parts:
+                self._start_sink()
             self._start_workers()
             self._write(ready=True)
         except BaseException:
@@ -154,7 +174,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop workers, then Valkey, then Kafka, in less than 20 s, and remove `stack.json`; safe to repeat."""
-        workers = [ward.child for ward in self._wards if isinstance(ward.child, Worker)]
+        workers = [ward.child for ward in self._wards if isinstance(ward.child, (Worker, Sink))]
         for worker in workers:
             worker.terminate()
         deadline = time.monotonic() + _WORKER_STOP
@@ -230,6 +250,18 @@ class Stack:
             lanes = next(report.lag_by_lane() for report in reports if report.id == worker.instance_id)
             self._done(_phase(worker.name, f"{', '.join(lanes) or 'standing by'}, lag {sum(lanes.values()):,}", began))
 
+    def _start_sink(self) -> None:
+        if find_spec("deltalake") is None:
+            self._warn("no lake is written: install 'clickwell[sink]', or leave out `sink`")
+            return
+        sink = Sink(self.data)
+        sink.spawn()
+        self._wards.append(_Ward(sink))
+        lake = self.settings.lake_uri
+        self._components.append(Component(name=sink.name, address=lake))
+        self._write()
+        self._done(f"{'sink':<13}  {lake}")
+
     def _start_server(self, server: Server) -> None:
         # Known before it is started, so that a start that is broken off leaves nothing behind.
         self._wards.append(_Ward(server))
@@ -276,7 +308,7 @@ class _Ward:
     def tend(self, warn: Callable[[str], None]) -> bool:
         """Start the child again if it has ended and its time has come; tell whether something changed."""
         now, code = time.monotonic(), self.child.exit_code
-        if code is None or (isinstance(self.child, Worker) and code in _TOLD_TO_STOP):
+        if code is None or (isinstance(self.child, (Worker, Sink)) and code in _TOLD_TO_STOP):
             return False
         if self._due is None:
             self._failures = 0 if now - self._since > _STEADY else self._failures + 1

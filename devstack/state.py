@@ -20,9 +20,9 @@ class Component(BaseModel):
     """One part of the stack.
 
     Attributes:
-        name: `kafka`, `redis` or `worker-1` ...
+        name: `kafka`, `redis`, `sink` or `worker-1` ...
         origin: `embedded` parts are started and stopped by the stack, `yours` are only used.
-        address: host:port or URL without a password; empty for workers.
+        address: host:port or URL without a password; the lake's for the sink; empty for workers.
         pid: its process, None for `yours` and while it does not run.
         version: the server's own, empty if unknown.
     """

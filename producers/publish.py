@@ -2,16 +2,16 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic_core import from_json
 
 from clickwell.clock import SystemClock
 from clickwell.errors import DecodeError
 from clickwell.producers import sessions
-from clickwell.producers.emitter import DELIVERY_SECONDS, Emitter
+from clickwell.producers.emitter import DELIVERY_SECONDS
 from clickwell.producers.files import Line
 from clickwell.producers.records import Kind, Record, interaction_record, search_record
 from clickwell.schemas.interactions import MAX_TIMESTAMP_MS, Interaction
@@ -90,6 +90,22 @@ class Published:
     seconds: float = 0.0
 
 
+class Taken(Protocol):
+    """How many events of one kind are known to be where they belong."""
+
+    @property
+    def acked(self) -> int: ...  # noqa: D102
+
+
+class Target(Protocol):
+    """What takes the events: an `Emitter`, or something with its manners."""
+
+    @property
+    def stats(self) -> Mapping[Any, Taken]: ...  # noqa: D102
+    def send(self, record: Record) -> object: ...  # noqa: D102
+    def flush(self, timeout: float) -> object: ...  # noqa: D102
+
+
 def patient(settings: Settings) -> Settings:
     """Return settings whose emitter waits for a slow broker rather than spool or refuse: a file can be sent again."""
     own = {"block_seconds": PATIENCE_SECONDS, "linger_ms": LINGER_MS, "spool": None}
@@ -121,7 +137,7 @@ def survey(lines: Iterable[Line], form: Form, advance: Callable[[int], None] = l
 
 def publish(
     lines: Iterable[Line],
-    emitter: Emitter,
+    emitter: Target,
     form: Form,
     *,
     shift_ms: int = 0,
@@ -131,7 +147,7 @@ def publish(
 
     Args:
         lines: read once.
-        emitter: has settings as `patient` makes them.
+        emitter: has settings as `patient` makes them, if it is an `Emitter`.
         form: how a line is read.
         shift_ms: added to each event time; events without a time happen now.
         advance: called with a number of lines now and then.

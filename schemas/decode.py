@@ -5,9 +5,10 @@ same values, and hands anything else over to it: a property test holds the two t
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +26,7 @@ from clickwell.schemas.interactions import (
     MAX_TYPES,
     MIN_TIMESTAMP_MS,
     TYPE_PATTERN,
+    Event,
     Interaction,
 )
 from clickwell.schemas.wire import parse
@@ -83,37 +85,71 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...  # noqa: D102
 
 
+class AnyRow(Protocol):
+    """What a row of every kind has."""
+
+    timestamp: int | None
+
+
+R = TypeVar("R", bound=AnyRow)
+
+
 @dataclass
-class Batch:
+class Batch(Generic[R]):
     """The valid rows of a run of records, by column, and the bad records.
 
     Attributes:
+        records: the record of each row.
         offsets: Kafka offset of each row.
         received: broker's time of each row's record, epoch ms.
         times: event time of each row, epoch ms; the time of receipt where the event has none.
         rows: the events.
+        details: what the decoder made of each row's metadata, if it leaves it undecoded in the row.
         bad: records that are not valid events, with the reason.
     """
 
+    records: Sequence[Record] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     received: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[R] = field(default_factory=list)
+    details: list[Any] = field(default_factory=list)
     bad: list[tuple[Record, DecodeError]] = field(default_factory=list)
 
 
-class Decoder:
-    """Decodes records of the interactions topic; keeps the combinations of signal names it has seen."""
+class EventDecoder(ABC, Generic[R]):
+    """Decodes records of one topic, whatever their partitions.
 
-    def __init__(self) -> None:
-        self._lines = msgspec.json.Decoder(Row)
-        self._known: set[tuple[str, ...]] = set()
+    Args:
+        row_type: what a row is decoded into; with `forbid_unknown_fields` only the model reads events that have some.
+        model: what decides.
+    """
 
-    def decode(self, records: Sequence[Record]) -> Batch:
+    def __init__(self, row_type: type[R], model: type[Event]) -> None:
+        self._lines = msgspec.json.Decoder(row_type)
+        self._model = model
+
+    @abstractmethod
+    def row_of(self, event: Any) -> R:
+        """Return the row of an event that the model has accepted."""
+
+    def valid(self, rows: Sequence[R]) -> bool:  # noqa: ARG002  # for those that have more to look at
+        """Check what the row's type cannot."""
+        return True
+
+    def details(self, rows: Sequence[R]) -> list[Any]:  # noqa: ARG002  # for rows that hold something undecoded
+        """Decode what the rows hold undecoded.
+
+        Raises:
+            msgspec.DecodeError: a row is not valid.
+        """
+        return []
+
+    def decode(self, records: Sequence[Record]) -> Batch[R]:
         """Decode records in order; every record ends up either in `rows` or in `bad`."""
         return self._decode_joined(records) or self._decode_each(records)
 
-    def _decode_joined(self, records: Sequence[Record]) -> Batch | None:
+    def _decode_joined(self, records: Sequence[Record]) -> Batch[R] | None:
         """Decode all records in one call, or return None if any of them is not ordinary."""
         values = [record.value for record in records]
         try:
@@ -123,47 +159,72 @@ class Decoder:
             # so that as many rows as records are one each.
             objects = {value[0] for value in values} == _OPEN and {value[-1] for value in values} == _CLOSE  # type: ignore[index]
             # Most events are short; only then is a look at each of them spared.
-            flat = max(map(len, values)) <= FLAT_BYTES or all(map(_flat, values))  # type: ignore[arg-type]
-            rows: list[Row] = self._lines.decode_lines(joined) if objects and flat and not _suspect(joined) else []
+            flat = max(map(len, values), default=0) <= FLAT_BYTES or all(map(_flat, values))  # type: ignore[arg-type]
+            rows: list[R] = self._lines.decode_lines(joined) if objects and flat and not _suspect(joined) else []
+            details = self.details(rows)
         except (TypeError, IndexError, UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return None
-        if len(rows) != len(records):
+        if not rows or len(rows) != len(records):
             return None
         received = [record.timestamp for record in records]
         times = [row.timestamp or at for row, at in zip(rows, received, strict=True)]
-        if max(times) > min(received) + MAX_AHEAD_MS or not self._types_valid({row.interaction_type for row in rows}):
+        # The extremes may come from partitions that stand far apart.
+        ahead = max(times) > min(received) + MAX_AHEAD_MS and any(map(_ahead, times, received))
+        if ahead or not self.valid(rows):
             return None
-        return Batch([record.offset for record in records], received, times, rows)
+        return Batch(records, [record.offset for record in records], received, times, rows, details)
 
-    def _decode_each(self, records: Sequence[Record]) -> Batch:
-        batch = Batch()
+    def _decode_each(self, records: Sequence[Record]) -> Batch[R]:
+        batch: Batch[R] = Batch()
+        read: list[Record] = []
+        batch.records = read
         for record in records:
             try:
-                row = self._decode_fast(record) or _from_model(record)
+                row = self._decode_fast(record) or self.row_of(self._parse(record))
             except DecodeError as error:
                 batch.bad.append((record, error))
                 continue
+            read.append(record)
             batch.offsets.append(record.offset)
             batch.received.append(record.timestamp)
             batch.times.append(row.timestamp or record.timestamp)
             batch.rows.append(row)
+        batch.details = self.details(batch.rows)
         return batch
 
-    def _decode_fast(self, record: Record) -> Row | None:
+    def _decode_fast(self, record: Record) -> R | None:
         value = record.value
         if value is None or _suspect(value) or not _flat(value):
             return None
         try:
             value.isascii() or value.decode()
-            row: Row = self._lines.decode(value)
+            row: R = self._lines.decode(value)
+            self.details([row])
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return None
-        if (row.timestamp or 0) > record.timestamp + MAX_AHEAD_MS or not self._types_valid({row.interaction_type}):
-            return None
-        return row
+        return None if _ahead(row.timestamp or 0, record.timestamp) or not self.valid([row]) else row
 
-    def _types_valid(self, combinations: set[tuple[str, ...]]) -> bool:
-        new = combinations - self._known
+    def _parse(self, record: Record) -> Event:
+        """Decode through the model.
+
+        Raises:
+            DecodeError: the record is not a valid event.
+        """
+        if record.value is None:
+            raise DecodeError("no_value", "the record has no value")
+        return parse(self._model, record.value, received_ms=record.timestamp)
+
+
+class Decoder(EventDecoder[Row]):
+    """Decodes records of the interactions topic; keeps the combinations of signal names it has seen."""
+
+    def __init__(self, row_type: type[Row] = Row) -> None:
+        super().__init__(row_type, Interaction)
+        self._known: set[tuple[str, ...]] = set()
+
+    def valid(self, rows: Sequence[Row]) -> bool:
+        """Check the names of signals."""
+        new = {row.interaction_type for row in rows} - self._known
         if not all(TYPE_PATTERN.fullmatch(name) for names in new for name in names):
             return False
         # An attacker can send ever new names; forgetting all is cheap, they are only remembered for speed.
@@ -171,6 +232,27 @@ class Decoder:
             self._known.clear()
         self._known |= new
         return True
+
+    def row_of(self, event: Interaction) -> Row:
+        """Return the row of an interaction."""
+        known = {name: event.metadata[name] for name in ("query", "duration_ms", "device") if name in event.metadata}
+        return Row(
+            feature_id=event.feature_id,
+            interaction_type=tuple(event.interaction_type),
+            interaction_id=event.interaction_id,
+            position=event.position,
+            metadata=msgspec.convert(known, Details) if event.metadata else None,
+            user_id=event.user_id,
+            session_id=event.session_id,
+            retriever_id=event.retriever_id,
+            execution_id=event.execution_id,
+            timestamp=event.timestamp,
+            sent_at=event.sent_at,
+        )
+
+
+def _ahead(time_ms: int, received_ms: int) -> bool:
+    return time_ms > received_ms + MAX_AHEAD_MS
 
 
 def _suspect(text: bytes) -> bool:
@@ -181,28 +263,3 @@ def _suspect(text: bytes) -> bool:
 def _flat(value: bytes) -> bool:
     size = len(value)
     return size <= FLAT_BYTES or (size <= FAST_BYTES and value.count(b"{") + value.count(b"[") <= FLAT_BRACKETS)
-
-
-def _from_model(record: Record) -> Row:
-    """Decode through the pydantic model, which decides.
-
-    Raises:
-        DecodeError: the record is not a valid interaction.
-    """
-    if record.value is None:
-        raise DecodeError("no_value", "the record has no value")
-    event = parse(Interaction, record.value, received_ms=record.timestamp)
-    known = {name: event.metadata[name] for name in ("query", "duration_ms", "device") if name in event.metadata}
-    return Row(
-        feature_id=event.feature_id,
-        interaction_type=tuple(event.interaction_type),
-        interaction_id=event.interaction_id,
-        position=event.position,
-        metadata=msgspec.convert(known, Details) if event.metadata else None,
-        user_id=event.user_id,
-        session_id=event.session_id,
-        retriever_id=event.retriever_id,
-        execution_id=event.execution_id,
-        timestamp=event.timestamp,
-        sent_at=event.sent_at,
-    )

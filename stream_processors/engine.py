@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
+from clickwell.dead_letters import DeadLetters, Source
 from clickwell.errors import ClickwellError, DecodeError, LayoutError, TopicRecreatedError
-from clickwell.schemas.decode import Batch, Decoder, Record
+from clickwell.schemas.decode import Batch, Decoder, Record, Row
 from clickwell.schemas.keys import SHARDS
-from clickwell.stream_processors.dead_letters import DeadLetters, Source
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.stream_processors.popularity import PopularityLane, Work
 
@@ -221,7 +221,7 @@ class Engine:
         for bucket, run in groupby(records, lambda record: self._lane.bucket(record.timestamp)):
             yield bucket, list(run)
 
-    def _decode(self, records: Sequence[Record], bad: list[tuple[Record, DecodeError]]) -> Iterator[Batch]:
+    def _decode(self, records: Sequence[Record], bad: list[tuple[Record, DecodeError]]) -> Iterator[Batch[Row]]:
         """Decode a little at a time; records that are not valid events are added to `bad`."""
         for first in range(0, len(records), DECODED_AT_ONCE):
             batch = self._decoder.decode(records[first : first + DECODED_AT_ONCE])

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from redis.asyncio import Redis
 
 from clickwell.errors import LayoutError
+from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import ACTIVE, BUILDING, DISCARD, SHARDS, ledger_key
 from clickwell.schemas.rings import Generation, Layout
 from clickwell.settings import PopularitySettings
-from clickwell.stream_processors.failpoints import Failpoints
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import SHARDS, ledger_key, shard_prefix
-from clickwell.stream_processors.failpoints import Failpoints
 from clickwell.stream_processors.popularity import Arg
 
 log = logging.getLogger(__name__)

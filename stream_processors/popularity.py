@@ -82,7 +82,7 @@ class PopularityLane:
         """Return the dedup bucket of a broker's time."""
         return received_ms // self.dedup_ms
 
-    def work(self, batches: Iterable[Batch], done: Sequence[int] | None = None) -> Work:
+    def work(self, batches: Iterable[Batch[Row]], done: Sequence[int] | None = None) -> Work:
         """Group the rows of batches by shard; a batch is not needed any more when the next one is asked for.
 
         Args:
@@ -99,7 +99,7 @@ class PopularityLane:
                 self.drop(work, shard, _repeats(share.ids))
         return work
 
-    def _add(self, work: Work, batch: Batch, done: Sequence[int] | None) -> None:
+    def _add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
         hashes = self._hashes.of({row.feature_id for row in batch.rows})
         shares, digest = work.shards, xxhash.xxh3_64_digest
         # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.

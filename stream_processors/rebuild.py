@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from redis.exceptions import RedisError as RedisClientError
 
 from clickwell.errors import DependencyError, RedisError
+from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import ACTIVE, SHARDS, WORKERS, ledger_key
 from clickwell.schemas.rings import Generation
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import Settings
-from clickwell.stream_processors.failpoints import Failpoints
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.ledger import Ledger
 from clickwell.stream_processors.popularity import PopularityLane

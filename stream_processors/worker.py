@@ -16,15 +16,15 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError as RedisClientError
 
+from clickwell.dead_letters import DeadLetters
 from clickwell.errors import ClickwellError, KafkaError, RedisError
+from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import FRESH, WORKERS
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
-from clickwell.stream_processors.dead_letters import DeadLetters
 from clickwell.stream_processors.engine import NOWHERE, Engine, Part
-from clickwell.stream_processors.failpoints import Failpoints
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.ledger import Ledger
 from clickwell.stream_processors.popularity import PopularityLane

@@ -120,6 +120,33 @@ class WorkerSettings(_Group):
     """For fault tests: `name:n` kills the worker at the n-th visit of a named place in its code. Off when empty."""
 
 
+class SinkSettings(_Group):
+    """How the sink writes the lake. A flush begins when the first of rows, bytes and age is reached."""
+
+    flush_rows: int = Field(default=250_000, ge=1, le=5_000_000)
+    """Rows of one commit at most. Twice as many are held in memory: the rows being written and those being read."""
+    flush_bytes: int = Field(default=192 << 20, ge=1 << 16, le=4 << 30)
+    """Bytes of records of one commit at most."""
+    flush_seconds: float = Field(default=15.0, ge=0.05, le=3600)
+    """Age of the oldest row at which what there is gets written, so that analysts see events no later than this."""
+    fetch_bytes: int = Field(default=32 << 20, ge=1 << 20, le=1 << 30)
+    """Bytes that the Kafka client holds at most for one topic, ahead of what is decoded."""
+    session_timeout: float = Field(default=30.0, ge=6, le=300)
+    """Seconds without a heartbeat after which the broker gives a sink's partitions to others."""
+    dead_letter_topics: tuple[str, ...] = ("searches.v1",)
+    """Topics whose bad records the sink dead-letters. Workers do it for interactions: two writers would do it twice."""
+    maintain_seconds: float = Field(default=3600.0, ge=0)
+    """How often the sink compacts closed days and vacuums; 0 leaves both to `clickwell lake compact` and `vacuum`."""
+    compact_rows: int = Field(default=1_000_000, ge=1000, le=50_000_000)
+    """Rows of a compacted file at most. Sorting holds them in memory, about 1 KB each."""
+    vacuum_hours: float = Field(default=24.0, ge=1)
+    """Grace before files that no version needs are removed. Longer than any query, and than any sink may be frozen."""
+    storage_options: dict[str, SecretStr] = {}
+    """Options of the object store, such as AWS_ENDPOINT_URL, as a JSON object; AWS_* of the environment count too."""
+    failpoint: str = ""
+    """For fault tests: `name:n` kills the sink at the n-th visit of a named place in its code. Off when empty."""
+
+
 class EmitterSettings(_Group):
     """How the emitter buffers."""
 
@@ -167,12 +194,20 @@ class Settings(BaseSettings):
 
     data: Path = DEFAULT_DATA
     """Folder of the local stack: logs, Kafka's and Valkey's files, `stack.json`."""
+    lake: str = ""
+    """Folder or `s3://` address of the lake; `lake` below the data folder when empty."""
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     popularity: PopularitySettings = PopularitySettings()
     worker: WorkerSettings = WorkerSettings()
+    sink: SinkSettings = SinkSettings()
     emitter: EmitterSettings = EmitterSettings()
     boosts: BoostSettings = BoostSettings()
+
+    @property
+    def lake_uri(self) -> str:
+        """Where the lake is: an absolute folder or an address."""
+        return self.lake if "://" in self.lake else str(Path(self.lake or self.data / "lake").absolute())
 
     @classmethod
     def load(cls, data: Path | None = None, **overrides: Any) -> Self:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import SHARDS
-from clickwell.stream_processors.failpoints import Failpoints
 from clickwell.stream_processors.ledger import Call, Ledger, Reply, read_reply
 from clickwell.stream_processors.popularity import Arg
 

@@ -65,7 +65,7 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
     told = json.loads(up.stdout)
     pids = [part["pid"] for part in told["components"]] + [told["pid"]]
     try:
-        assert [part["name"] for part in told["components"]] == ["kafka", "redis", "worker-1"]
+        assert [part["name"] for part in told["components"]] == ["kafka", "redis", "sink", "worker-1"]
         assert "✓ Kafka 4.3.0" in up.stderr
         assert "Ready in" in up.stderr
         settings = Settings.load(tmp_path)
@@ -81,12 +81,12 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
         assert status.returncode == 0
         seen = json.loads(status.stdout)
         assert seen["state"] == "up"
-        assert [part["up"] for part in seen["components"]] == [True] * 3
-        assert [worker["pid"] for worker in seen["workers"]] == [told["components"][2]["pid"]]
+        assert [part["up"] for part in seen["components"]] == [True] * 4
+        assert [worker["pid"] for worker in seen["workers"]] == [told["components"][3]["pid"]]
         assert seen["lag"] == {"popularity": 0}
         assert "kafka\tup" in clickwell("status", "--data", tmp_path).stdout
 
-        worker = told["components"][2]["pid"]
+        worker = told["components"][3]["pid"]
         os.kill(worker, signal.SIGKILL)
         restarted = wait_for(lambda: _pid_of("worker-1", tmp_path, other_than=worker))
         pids.append(restarted)

@@ -81,3 +81,6 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
     assert sum(in_window.values()) > 10_000
     differences = {key: (in_window[key], found[key]) for key in {*in_window, *found} if in_window[key] != found[key]}
     assert differences == {}
+    audited = json.loads(stack("audit", "--json"))
+    assert audited["differences"] == []
+    assert audited["total"] == sum(found.values())

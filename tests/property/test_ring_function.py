@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 import clickwell.serving
 import clickwell.stream_processors
 from clickwell.clock import MS_PER_HOUR
+from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import ledger_field, ledger_key, shard_prefix, trending_key
 from clickwell.schemas.rings import slots_of
 from clickwell.settings import PopularitySettings
-from clickwell.stream_processors.failpoints import Failpoints
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.stream_processors.popularity import PopularityLane, ShardWork
 

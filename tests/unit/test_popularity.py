@@ -101,8 +101,8 @@ def unpacked(work, settings):
 def split(batch):
     """Return the same rows in two batches: where one ends must not matter."""
     half = len(batch.rows) // 2
-    columns = (batch.offsets, batch.received, batch.times, batch.rows)
-    return [Batch(*(column[:half] for column in columns)), Batch(*(column[half:] for column in columns))]
+    names = ("offsets", "received", "times", "rows")
+    return [Batch(**{name: getattr(batch, name)[part] for name in names}) for part in (slice(half), slice(half, None))]
 
 
 def tally_of(work):
@@ -185,7 +185,9 @@ def test_a_full_chunk_of_one_document_fits_into_its_counters():
     """The largest chunk that settings allow, all of it one document in one hour: no carry into the next signal."""
     lane = PopularityLane(PopularitySettings())
     n = 20_000
-    batch = Batch(list(range(n)), [NOW] * n, [NOW] * n, [Row("d", ("click", "purchase"))] * n)
+    batch = Batch(
+        offsets=list(range(n)), received=[NOW] * n, times=[NOW] * n, rows=[Row("d", ("click", "purchase"))] * n
+    )
     (share,) = lane.work(split(batch)).shards.values()
     ids, _slot, _era, _factor, documents, packed, document = lane.arguments(share)[8:]
     assert (ids, documents, document) == (b"", 1, "d")
@@ -197,6 +199,6 @@ def test_ever_new_combinations_of_signals_do_not_fill_memory():
     lane = PopularityLane(PopularitySettings())
     for first in range(0, 25_000, 5000):
         found = [Row("d", ("click", f"own_{first + n}")) for n in range(5000)]
-        work = lane.work([Batch(list(range(5000)), [NOW] * 5000, [NOW] * 5000, found)])
+        work = lane.work([Batch(offsets=list(range(5000)), received=[NOW] * 5000, times=[NOW] * 5000, rows=found)])
         assert work.counted == 5000
     assert len(lane._gains) <= 10_001

@@ -1,13 +1,15 @@
-"""`clickwell topics`, `rebuild`: what an operator needs besides running things."""
+"""`clickwell topics`, `rebuild`, `audit`: what an operator needs besides running things."""
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from clickwell.cli import output
 from clickwell.cli.output import DataOption, JsonOption
+from clickwell.errors import LayoutError, UsageError
 from clickwell.settings import Settings
 
 
@@ -16,6 +18,7 @@ def register(app: typer.Typer) -> None:
     for command, examples in (
         (topics, ("clickwell topics", "clickwell topics --json")),
         (rebuild, ("clickwell rebuild", "clickwell rebuild --no-wait")),
+        (audit, ("clickwell audit", "clickwell audit --json")),
     ):
         app.command(epilog=output.examples(*examples))(command)
 
@@ -74,3 +77,37 @@ async def _rebuild(settings: Settings, *, wait: bool, seconds: float, json: bool
     if json:
         took = round(time.monotonic() - began, 3)
         output.emit({"generation": generation.name, "complete": wait, "records": total, "seconds": took})
+
+
+def audit(
+    *,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the lake at most.")] = 60.0,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Count the lake again and compare every count in Redis with it; exit code 3 if one differs."""
+    try:
+        from clickwell.analytics.audit import audit as run
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[analytics]'") from None
+
+    result = run(Settings.load(data), timeout=timeout)
+    if json:
+        output.emit(result)
+    wrong = result.differences
+    compared = f"{result.cells:,} counts of {result.documents:,} documents, {result.records:,} records"
+    if not wrong:
+        output.done(f"0 differences in {compared}")
+        return
+    output.warn(f"{len(wrong):,} differences in {compared}")
+    if not json:
+        headers = ["document", "signal", "slot", "redis", "lake", "cause"]
+        output.table(
+            headers,
+            [[d.feature_id, d.signal, _utc(d.slot_start), d.redis, d.lake, d.cause] for d in wrong],
+        )
+    raise typer.Exit(LayoutError.exit_code)
+
+
+def _utc(ms: int) -> str:
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%MZ")

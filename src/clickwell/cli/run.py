@@ -1,4 +1,4 @@
-"""`clickwell up`, `down`, `status`, `worker`: run the local stack, and workers anywhere."""
+"""`clickwell up`, `down`, `status`, `worker`, `sink`: run the local stack, and workers and sinks anywhere."""
 
 import logging
 import os
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
         (up, ("clickwell up", "clickwell up --detach --workers 2")),
         (down, ("clickwell down", "clickwell down --data /srv/clickwell")),
         (status, ("clickwell status", "clickwell status --json")),
+        (sink, ("clickwell sink", "CLICKWELL_LAKE=s3://bucket/lake clickwell sink")),
         (worker, ("clickwell worker", "CLICKWELL_REDIS__URL=redis://cache:6379/0 clickwell worker --instance-id a")),
     ):
         app.command(epilog=output.examples(*examples))(command)
@@ -42,7 +43,7 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; `down` stops it.")] = False,
-    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker",
+    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker,sink",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 1,
     kafka_port: PortOption = None,
     redis_port: PortOption = None,
@@ -50,7 +51,7 @@ def up(
     json: JsonOption = False,
     detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
 ) -> None:
-    """Start Kafka, Valkey and workers here and keep them running."""
+    """Start Kafka, Valkey, workers and a sink here and keep them running."""
     from clickwell.devstack.stack import PARTS, Stack
     from clickwell.devstack.state import supervisor_pid
 
@@ -135,6 +136,26 @@ def worker(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     overrides = {"worker": {"instance_id": instance_id}} if instance_id else {}
     raise typer.Exit(run_worker(Settings.load(data, **overrides), output.fail))
+
+
+def sink(
+    *,
+    new_topic: Annotated[
+        bool, typer.Option("--new-topic", help="Go on after a topic was deleted and created again.")
+    ] = False,
+    data: DataOption = None,
+) -> None:
+    """Run one sink: it writes events from Kafka to the lake, every event once."""
+    try:
+        from clickwell.sinks.sink import accept_new_topics, run_sink
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[sink]'") from None
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings.load(data)
+    if new_topic:
+        accept_new_topics(settings)
+    raise typer.Exit(run_sink(settings))
 
 
 def _run_detached(folder: Path, options: list[str]) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +61,7 @@ def publish(
     rebase_time: Annotated[
         bool, typer.Option("--rebase-time", help="Shift event times so that the last is now.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the workers have applied everything.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when workers and sink are done.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that --wait waits at most.")] = 600.0,
     data: DataOption = None,
     json: JsonOption = False,
@@ -87,7 +88,7 @@ def publish(
     output.done(f"Sent {sent:,}, acknowledged {acked:,} in {result.seconds:.1f} s")
     if wait and acked == sent:
         _wait(settings, result, timeout)
-    _tell_rejects(result)
+    tell_rejects(result)
     if json:
         output.emit(_summary(result, shift_ms, waited=wait and acked == sent))
     if acked < sent:
@@ -122,10 +123,17 @@ def _wait(settings: Settings, result: "Published", timeout: float) -> None:
     ends = end_offsets(settings, [TOPIC_OF[kind] for kind, count in result.sent.items() if count])
     with output.Progress("applying", None) as bar:
         lanes = wait_applied(settings, ends, timeout, lambda left: bar.postfix(f"{left:,} to go"))
+        if find_spec("deltalake") is not None:
+            from clickwell.sinks.standing import wait_written
+
+            left = max(1.0, timeout - (time.monotonic() - began))
+            tables = wait_written(settings, ends, left, lambda left: bar.postfix(f"{left:,} to go to the lake"))
+            lanes += [f"lake/{table}" for table in tables]
     output.done(f"Applied by {', '.join(lanes) or 'nobody'} in {time.monotonic() - began:.1f} s")
 
 
-def _tell_rejects(result: "Published") -> None:
+def tell_rejects(result: "Published") -> None:
+    """Say how many lines are no events, and why the first of them are not."""
     if not result.rejected:
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.rejected.most_common())

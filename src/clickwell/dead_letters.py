@@ -11,12 +11,12 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.errors import DecodeError, KafkaError
+from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.schemas.decode import Record
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import MAX_EVENT_BYTES, dead_letter_key
 from clickwell.settings import KafkaSettings
-from clickwell.stream_processors.failpoints import Failpoints
 
 ACK_SECONDS = 30.0
 # A worker that was frozen for a while may have lost its partition to one that went on writing letters. Asking how far
@@ -68,11 +68,16 @@ class DeadLetters:
             KafkaError: the broker did not acknowledge; the caller must not go on.
         """
         await self._failpoints.reach("before_dead_letter")
-        sent = await asyncio.to_thread(self._send, source, bad)
+        sent = await asyncio.to_thread(self.write, source, bad)
         await self._failpoints.reach("after_dead_letter")
         return sent
 
-    def _send(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
+    def write(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
+        """Do what `send` does, for callers that may block.
+
+        Raises:
+            KafkaError: as `send`.
+        """
         with self._lock:
             try:
                 if time.monotonic() - self._read_at > TRUSTED_SECONDS:

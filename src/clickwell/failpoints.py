@@ -1,8 +1,8 @@
-"""Named places at which a worker can be made to die, so that tests can prove that dying there is harmless."""
+"""Named places at which a worker or a sink can be made to die, so that tests can prove that dying there is harmless."""
 
-import asyncio
 import os
 import signal
+import time
 
 NAMES = (
     "before_apply",
@@ -12,6 +12,13 @@ NAMES = (
     "after_dead_letter",
     "before_flip",
     "agent",
+    "before_files",
+    "after_files",
+    "after_commit",
+    "before_compaction",
+    "after_compaction",
+    "before_vacuum",
+    "after_vacuum",
 )
 
 
@@ -35,6 +42,10 @@ class Failpoints:
         return name == self._name and self._visits + 1 == self._every
 
     async def reach(self, name: str) -> None:
+        """Visit a place, from a coroutine."""
+        self.visit(name)
+
+    def visit(self, name: str) -> None:
         """Visit a place."""
         if name != self._name:
             return
@@ -45,4 +56,4 @@ class Failpoints:
             self._visits = 0
             raise RuntimeError(f"failpoint {name}")
         os.kill(os.getpid(), signal.SIGKILL)
-        await asyncio.sleep(60)
+        time.sleep(60)

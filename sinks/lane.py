@@ -1,0 +1,390 @@
+"""One topic into its table: read from Kafka, decode, hold for a while, write with the offsets."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import KafkaError as KafkaCode
+
+from clickwell.dead_letters import DeadLetters, Source
+from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, TopicRecreatedError
+from clickwell.failpoints import Failpoints
+from clickwell.kafka import KafkaLog, librdkafka_config
+from clickwell.schemas.decode import Record
+from clickwell.settings import Settings
+from clickwell.sinks.columns import COLUMNS, LogRecord, records_of
+from clickwell.sinks.commit import MovedError, Pending, TableWriter
+from clickwell.sinks.recent import Ids
+from clickwell.sinks.table import Table, recreated
+
+log = logging.getLogger(__name__)
+
+# Records taken at once: enough that a batch costs little for each of them, few enough that one takes some 50 ms.
+CHUNK = 10_000
+POLL_SECONDS = 0.2
+# A write that takes longer is waited for with the partitions paused: who polls too seldom is put out of the group.
+PATIENCE_SECONDS = 5.0
+RETRY_FIRST, RETRY_MOST = 0.2, 10.0
+# A topic that is created anew may have fewer records than were read, so that none ever comes to show it.
+TOPIC_CHECK_SECONDS = 10.0
+# SIGTERM must end within 20 s, whatever the storage does.
+LAST_FLUSH_SECONDS = 12.0
+
+
+@dataclass
+class Stats:
+    """Counters since the start."""
+
+    rows: int = 0
+    repeats: int = 0
+    bad: int = 0
+    dead_letters: int = 0
+    commits: int = 0
+    files: int = 0
+    conflicts: int = 0
+    rewinds: int = 0
+    lost: int = 0
+
+
+@dataclass
+class Buffer:
+    """What has been read since the last flush began, and the offsets from which and up to which it goes."""
+
+    expected: dict[int, int] = field(default_factory=dict)
+    next: dict[int, int] = field(default_factory=dict)
+    rows: list[pa.RecordBatch] = field(default_factory=list)
+    ids: list[Ids] = field(default_factory=list)
+    bad: list[tuple[LogRecord, DecodeError]] = field(default_factory=list)
+    count: int = 0
+    size: int = 0
+    since: float | None = None
+
+
+class Lane(threading.Thread):
+    """Consumes one topic until it is stopped or fails for good.
+
+    Guarantees: every valid record of the topic that the log still holds is in the table once, every bad one is counted
+    and, if this lane is told to, dead-lettered; any number of lanes for one table may run anywhere.
+
+    Args:
+        settings: everything.
+        table: what to write.
+        failpoints: where to die, in tests.
+        stopping: set to stop all lanes; set by this lane when it fails for good.
+    """
+
+    def __init__(self, settings: Settings, table: Table, failpoints: Failpoints, stopping: threading.Event) -> None:
+        super().__init__(name=f"sink-{table.name}")
+        self.stats = Stats()
+        self.error: ClickwellError | None = None
+        self._settings = settings
+        self._table = table
+        self._failpoints = failpoints
+        self._stopping = stopping
+        self._kafka = KafkaLog(settings.kafka)
+        self._dead_letters = DeadLetters(settings.kafka, self._kafka, failpoints)
+        self._columns = COLUMNS[table.name]()
+        self._topic_id = ""
+        self._writer: TableWriter | None = None
+        # One thread does all that touches the table, so that reading and decoding go on meanwhile.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-table")
+        self._flight: Future[None] | None = None
+        self._buffer = Buffer()
+        # Partitions given to this lane that must be looked up in the table before they are read.
+        self._unplaced: list[int] | None = None
+        self._next: dict[int, int] = {}
+        self._checked_at = time.monotonic()
+
+    def run(self) -> None:
+        """Work until stopped."""
+        try:
+            consumer = self._consumer()
+            try:
+                while not self._stopping.is_set():
+                    self._step(consumer)
+                self._finish(consumer)
+            finally:
+                consumer.close()
+        except ClickwellError as error:
+            self.error = error
+        except Exception as error:
+            log.exception("%s crashed", self.name)
+            self.error = ClickwellError(f"{self.name} crashed: {error!r}")
+        finally:
+            self._stopping.set()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _consumer(self) -> Consumer:
+        sink, kafka = self._settings.sink, self._settings.kafka
+        consumer = Consumer(
+            {
+                **librdkafka_config(kafka),
+                "group.id": f"{kafka.group}-sink-{self._table.name}",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                # An offset that the log does not hold is dealt with here, never skipped over.
+                "auto.offset.reset": "error",
+                # As the workers read it, so that both see the same events.
+                "isolation.level": "read_uncommitted",
+                "session.timeout.ms": int(sink.session_timeout * 1000),
+                "queued.max.messages.kbytes": sink.fetch_bytes >> 10,
+                "fetch.message.max.bytes": max(1 << 20, sink.fetch_bytes >> 5),
+                "topic.metadata.refresh.interval.ms": 30_000,
+                "log_level": 3,
+            }
+        )
+        consumer.subscribe(
+            [self._table.topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+        return consumer
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.assign([])
+        self._place_again([tp.partition for tp in partitions])
+
+    def _on_revoke(self, consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        consumer.unassign()
+        self._place_again(None)
+
+    def _place_again(self, partitions: list[int] | None) -> None:
+        """Drop what is not written; it will be read again from the stored offsets, here or elsewhere."""
+        self._buffer = Buffer()
+        self._next = {}
+        self._unplaced = partitions
+
+    def _step(self, consumer: Consumer) -> None:
+        self._settle(consumer)
+        if self._unplaced is not None:
+            self._place(consumer, self._unplaced)
+        if self._due():
+            self._launch(consumer)
+        if self._next and self._flight is None and time.monotonic() - self._checked_at > TOPIC_CHECK_SECONDS:
+            self._checked_at = time.monotonic()
+            self._flight = self._worker.submit(self._look_for_topic)
+        self._take(consumer, consumer.consume(CHUNK, POLL_SECONDS))
+
+    def _place(self, consumer: Consumer, partitions: list[int]) -> None:
+        """Look up where the partitions stand and begin to read there."""
+        placed = self._patiently(consumer, lambda: self._offsets(partitions))
+        # A rebalance meanwhile has given others.
+        if placed is None or self._unplaced is not partitions:
+            return
+        self._unplaced = None
+        self._next = dict(placed)
+        self._buffer = Buffer(expected=dict(placed), next=dict(placed))
+        topic = self._table.topic.name
+        consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in placed.items()])
+        log.info("%s reads %s", self.name, ", ".join(f"{p} from {o}" for p, o in sorted(placed.items())) or "nothing")
+
+    def _offsets(self, partitions: list[int]) -> dict[int, int]:
+        """Return the stored offset of each partition, after storing the first where there is none."""
+        topic = self._table.topic.name
+        if self._writer is None:
+            self._topic_id, _ = self._kafka.describe(topic)
+            self._writer = TableWriter(self._settings, self._table, self._topic_id, self._failpoints)
+        self._check_topic()
+        self._dead_letters.forget()
+        while True:
+            stored = self._writer.stored(partitions)
+            earliest = {partition: self._kafka.earliest(topic, partition) for partition in partitions}
+            if new := {p: earliest[p] for p, offset in stored.items() if offset is None}:
+                self._writer.begin(new)
+                continue
+            found = {partition: offset or 0 for partition, offset in stored.items()}
+            lost = {p: (offset, earliest[p]) for p, offset in found.items() if offset < earliest[p]}
+            if not lost:
+                return found
+            self._writer.skip(lost)
+            self.stats.lost += sum(end - first for first, end in lost.values())
+            log.error("%s: retention removed %s before they were written", self.name, lost)
+
+    def _take(self, consumer: Consumer, messages: list[Message]) -> None:
+        """Decode messages into the buffer."""
+        if failed := [message for message in messages if message.error() is not None]:
+            self._look_at(consumer, failed)
+            messages = [message for message in messages if message.error() is None]
+        if not messages or not self._next:
+            return
+        records = self._in_order(records_of(messages))
+        if not records:
+            return
+        batch = self._columns.decoder.decode(records)
+        buffer = self._buffer
+        if batch.rows:
+            buffer.rows.append(self._columns.of(batch, self._topic_id, time.time_ns() // 1_000_000))
+            buffer.ids.append(self._columns.ids(batch.rows))
+        buffer.bad += batch.bad  # type: ignore[arg-type]  # what goes in as LogRecord comes out as such
+        buffer.count += len(records)
+        buffer.size += sum(len(record.value) for record in records if record.value is not None)
+        buffer.next.update((record.partition, record.offset + 1) for record in records)
+        buffer.since = buffer.since or time.monotonic()
+        self._next = dict(buffer.next)
+
+    def _in_order(self, records: list[LogRecord]) -> list[LogRecord]:
+        """Leave out records that were read before, as after a seek."""
+        first = {record.partition: record.offset for record in reversed(records)}
+        if all(0 <= self._next.get(partition, -1) <= offset for partition, offset in first.items()):
+            return records
+        return [r for r in records if r.partition in self._next and r.offset >= self._next[r.partition]]
+
+    def _look_at(self, consumer: Consumer, failed: Sequence[Message]) -> None:
+        for message in failed:
+            error = message.error()
+            assert error is not None
+            log.warning("%s: %s", self.name, error.str())
+            if error.code() in {KafkaCode._AUTO_OFFSET_RESET, KafkaCode.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001  # its name
+                self._rewind(consumer)
+                return
+
+    def _due(self) -> bool:
+        buffer, sink = self._buffer, self._settings.sink
+        if not buffer.count:
+            return False
+        assert buffer.since is not None
+        return self._full() or time.monotonic() - buffer.since >= sink.flush_seconds
+
+    def _full(self) -> bool:
+        return (
+            self._buffer.count >= self._settings.sink.flush_rows or self._buffer.size >= self._settings.sink.flush_bytes
+        )
+
+    def _launch(self, consumer: Consumer) -> None:
+        """Hand the buffer over; when the one before is still being written and this one is full, wait."""
+        if self._flight is not None and not self._full():
+            return
+        self._wait(consumer)
+        if not self._buffer.count:
+            return
+        full, self._buffer = self._buffer, Buffer(expected=dict(self._buffer.next), next=dict(self._buffer.next))
+        self._flight = self._worker.submit(self._flush, full)
+
+    def _flush(self, buffer: Buffer) -> None:
+        """Write one buffer, for as long as it takes the storage to be there and to have room."""
+        assert self._writer is not None
+        delay = RETRY_FIRST
+        while True:
+            try:
+                self._check_topic()
+                # Before the letters: whoever has lost the partition must not write them a second time.
+                stored = self._writer.stored(list(buffer.expected))
+                if stored != buffer.expected:
+                    raise MovedError(f"expected {buffer.expected}, the table has {stored}")
+                self._send_dead_letters(buffer)
+                moved = {p: offset for p, offset in buffer.next.items() if offset != buffer.expected[p]}
+                expected = {partition: buffer.expected[partition] for partition in moved}
+                written = self._writer.write(Pending(buffer.rows, buffer.ids, expected, moved))
+            except TopicRecreatedError:
+                raise
+            except DependencyError as error:
+                log.warning("%s waits: %s%s", self.name, error.message, f": {error.why}" if error.why else "")
+                if self._stopping.wait(delay):
+                    raise
+                delay = min(2 * delay, RETRY_MOST)
+            else:
+                break
+        stats = self.stats
+        stats.rows += written.rows
+        stats.repeats += written.repeats
+        stats.files += written.files
+        stats.conflicts += written.conflicts
+        stats.commits += 1
+        stats.bad += len(buffer.bad)
+        log.info(
+            "%s wrote %d rows into %d files, left out %d repeats, %d bad; %d others were first",
+            *(self.name, written.rows, written.files, written.repeats, len(buffer.bad), written.conflicts),
+        )
+
+    def _check_topic(self) -> None:
+        topic_id, _ = self._kafka.describe(self._table.topic.name)
+        if topic_id != self._topic_id:
+            raise recreated(self._table, self._topic_id, topic_id)
+
+    def _look_for_topic(self) -> None:
+        """Do the same now and then while nothing comes; a broker that is away says nothing about it."""
+        try:
+            self._check_topic()
+        except TopicRecreatedError:
+            raise
+        except KafkaError as error:
+            log.warning("%s: %s", self.name, error)
+
+    def _send_dead_letters(self, buffer: Buffer) -> None:
+        if self._table.topic.name not in self._settings.sink.dead_letter_topics:
+            return
+        by_partition: dict[int, list[tuple[Record, DecodeError]]] = {}
+        for record, error in buffer.bad:
+            by_partition.setdefault(record.partition, []).append((record, error))
+        self._failpoints.visit("before_dead_letter")
+        for partition, bad in by_partition.items():
+            source = Source(self._table.topic.name, self._topic_id, partition)
+            self.stats.dead_letters += self._dead_letters.write(source, bad)
+        self._failpoints.visit("after_dead_letter")
+
+    def _settle(self, consumer: Consumer) -> None:
+        """Take the result of a flush that has ended."""
+        if self._flight is None or not self._flight.done():
+            return
+        flight, self._flight = self._flight, None
+        try:
+            flight.result()
+        except MovedError as error:
+            log.info("%s rewinds: %s", self.name, error)
+            self._rewind(consumer)
+
+    def _rewind(self, consumer: Consumer) -> None:
+        self.stats.rewinds += 1
+        partitions = self._unplaced or list(self._next)
+        consumer.assign([])
+        self._place_again(partitions)
+
+    def _wait(self, consumer: Consumer) -> None:
+        """Wait for the flush in flight, without falling out of the group."""
+        if self._flight is not None:
+            wait([self._flight], PATIENCE_SECONDS)
+            self._poll_until(consumer, self._flight)
+        self._settle(consumer)
+
+    def _patiently(self, consumer: Consumer, call: Callable[[], Any]) -> Any:
+        """Run something on the table's thread until it succeeds; None when the lane is stopped meanwhile."""
+        delay = RETRY_FIRST
+        while not self._stopping.is_set():
+            job = self._worker.submit(call)
+            wait([job], PATIENCE_SECONDS)
+            self._poll_until(consumer, job)
+            try:
+                return job.result() if job.done() else None
+            except TopicRecreatedError:
+                raise
+            except (DependencyError, KafkaError) as error:
+                log.warning("%s waits: %s", self.name, error)
+                self._stopping.wait(delay)
+                delay = min(2 * delay, RETRY_MOST)
+        return None
+
+    def _poll_until(self, consumer: Consumer, job: "Future[Any]") -> None:
+        """Keep the membership alive until a job is done; records that come meanwhile are read again later."""
+        paused: list[TopicPartition] = []
+        while not job.done() and not self._stopping.is_set():
+            if not paused and (paused := consumer.assignment()):
+                consumer.pause(paused)
+            message = consumer.poll(POLL_SECONDS)
+            if message is not None and message.error() is None:
+                self._take(consumer, [message])
+        if paused and (still := consumer.assignment()) and not self._stopping.is_set():
+            consumer.resume(still)
+
+    def _finish(self, consumer: Consumer) -> None:
+        """Write what is held, if the storage lets us in time."""
+        deadline = time.monotonic() + LAST_FLUSH_SECONDS
+        if self._flight is not None:
+            wait([self._flight], LAST_FLUSH_SECONDS)
+            self._settle(consumer)
+        if self._flight is None and self._buffer.count:
+            last = self._worker.submit(self._flush, self._buffer)
+            wait([last], max(0.1, deadline - time.monotonic()))

@@ -1,0 +1,156 @@
+"""Sinks under test, and what the lake must hold: the log's own records, read again in plain Python."""
+
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from confluent_kafka import Producer
+from deltalake import DeltaTable
+
+from clickwell.devstack.process import Child
+from clickwell.kafka import KafkaLog
+from clickwell.settings import KafkaSettings
+
+from . import oracle
+from .harness import wait_for
+
+# Small flushes, so that there are many of them to be interrupted.
+SINK = {
+    "SINK__FLUSH_ROWS": "400",
+    "SINK__FLUSH_SECONDS": "0.3",
+    "SINK__SESSION_TIMEOUT": "6",
+    "SINK__MAINTAIN_SECONDS": "0",
+    "SINK__DEAD_LETTER_TOPICS": '["interactions.v1","searches.v1"]',
+}
+PROMOTED = ("query", "duration_ms", "device")
+
+
+class Sink(Child):
+    """One sink process; `failpoints` are for its first starts, one each."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        kafka: str,
+        failpoints: Sequence[str] = (),
+        options: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
+        super().__init__(name, folder / "log" / f"{name}.log")
+        self.exits: list[int] = []
+        self._folder, self._failpoints, self._options = folder, list(failpoints), options
+        self._environment = SINK | {"KAFKA__BOOTSTRAP_SERVERS": kafka} | settings
+
+    def command(self) -> list[str]:
+        """Return the command line, with the next failpoint."""
+        settings = dict(self._environment)
+        if self._failpoints:
+            settings["SINK__FAILPOINT"] = self._failpoints.pop(0)
+        words = [f"CLICKWELL_{name}={value}" for name, value in settings.items()]
+        sink = [sys.executable, "-m", "clickwell", "sink", "--data", str(self._folder), *self._options]
+        return ["/usr/bin/env", *words, *sink]
+
+    def said(self, text: str) -> int:
+        """Return how often it has logged a text."""
+        return self.log.read_text(errors="replace").count(text) if self.log.exists() else 0
+
+    def tend(self) -> None:
+        """Start it again if it has ended."""
+        if self.exit_code is not None:
+            self.exits.append(self.exit_code)
+            self.spawn()
+
+
+def publish_searches(kafka: str, count: int, first: int = 0) -> None:
+    """Send searches, some of them twice, with a broken one now and then."""
+    producer = Producer({"bootstrap.servers": kafka, "linger.ms": 20, "log_level": 0})
+    for number in range(first, first + count):
+        results = [f"doc-{number % 7}", "doc-x"][: number % 3]
+        value = json.dumps(
+            {"execution_id": f"s{number}", "query": "tent", "results": results, "arm": number % 2}
+        ).encode()
+        for _ in range(1 + (number % 10 == 0)):
+            producer.produce("searches.v1", value, f"s{number}")
+        if number % 50 == 0:
+            producer.produce("searches.v1", b"{", headers=[("poison", b"1")])
+    assert producer.flush(60) == 0
+
+
+TOPICS = {"interactions": "interactions.v1", "searches": "searches.v1"}
+
+
+def wait_written(
+    lake: Path | str, kafka: str, sinks: Sequence[Sink], timeout: float = 60, storage: dict[str, str] | None = None
+) -> None:
+    """Wait until both tables stand at the log's end; sinks that die meanwhile are started again."""
+    log = KafkaLog(KafkaSettings(bootstrap_servers=kafka))
+
+    def written(uri: str, topic: str) -> bool:
+        if not DeltaTable.is_deltatable(uri, storage):
+            return False
+        table = DeltaTable(uri, storage_options=storage)
+        topic_id, partitions = log.describe(topic)
+        stored = {part: table.transaction_version(f"{topic_id}/{part}") for part in range(partitions)}
+        return stored == log.latest(topic, range(partitions))
+
+    def done() -> bool:
+        for sink in sinks:
+            sink.tend()
+        return all(written(f"{lake}/{name}", topic) for name, topic in TOPICS.items())
+
+    try:
+        wait_for(done, timeout, "the lake to reach the log's end")
+    except AssertionError as error:
+        tails = "".join(f"\n{s.name} {s.exits}\n" + "\n".join(s.log.read_text().splitlines()[-15:]) for s in sinks)
+        raise AssertionError(f"{error}{tails}") from None
+
+
+def assert_lake_is_log(lake: Path | str, kafka: str, *, storage: dict[str, str] | None = None) -> int:
+    """Compare both tables with the log, rows and values, and the dead letters; return the rows."""
+    total, poison = 0, []
+    for name, topic in TOPICS.items():
+        log = oracle.read_topic(kafka, topic)
+        rows = DeltaTable(f"{lake}/{name}", storage_options=storage).to_pyarrow_table().to_pylist()
+        total += len(rows)
+        poison += [(topic, record) for record in log if record.poison]
+        _assert_equal(rows, {(record.partition, record.offset): record for record in log if not record.poison})
+    wanted = Counter((f"{topic}/{r.partition}/{r.offset}".encode(), r.value) for topic, r in poison)
+    found = Counter((letter.key, letter.value) for letter in oracle.read_topic(kafka, "dead-letters.v1"))
+    assert found == wanted, f"dead letters: missing {list(wanted - found)[:4]}, superfluous {list(found - wanted)[:4]}"
+    return total
+
+
+def _assert_equal(rows, records) -> None:
+    places = [(row["kafka_partition"], row["kafka_offset"]) for row in rows]
+    assert len(set(places)) == len(places), "a record is in the table twice"
+    copies = defaultdict(set)
+    for place, record in records.items():
+        event = json.loads(record.value)
+        kind = "interaction_id" if "feature_id" in event else "execution_id"
+        name = (event[kind], event.get("feature_id", tuple(event.get("results", ())))) if event.get(kind) else place
+        copies[name].add(place)
+    present = set(places)
+    assert present <= records.keys(), "the table holds what the log does not"
+    wrong = {name: len(group & present) for name, group in copies.items() if len(group & present) != 1}
+    assert not wrong, f"{len(wrong)} of {len(copies)} events are not in the table once: {list(wrong.items())[:5]}"
+    for row, place in zip(rows, places, strict=True):
+        _assert_row(row, records[place])
+
+
+def _assert_row(row, record) -> None:
+    event = json.loads(record.value)
+    known = set(row) - {"query", "duration_ms", "device"} if "feature_id" in event else set(row)
+    metadata = event.pop("metadata", None) or {}
+    metadata |= {name: event.pop(name) for name in list(event) if name not in known}
+    assert json.loads(row["metadata_json"] or "{}") == metadata
+    if "feature_id" in event:
+        assert [row[name] for name in PROMOTED] == [metadata.get(name) for name in PROMOTED]
+    at = event.pop("timestamp", record.received_ms)
+    assert row["timestamp"] == datetime.fromtimestamp(at // 1000, UTC).replace(microsecond=at % 1000 * 1000)
+    assert row["event_date"] == row["timestamp"].date()
+    assert {name: row[name] for name in event} == event
+    assert row["received_at"].timestamp() * 1000 == record.received_ms
