@@ -37,9 +37,9 @@ class Source(NamedTuple):
 class DeadLetters:
     """Writes dead letters and knows which were written before, by whichever worker.
 
-    A source partition's letters go to one partition of the topic, in offset order, so the highest source offset found
-    there says what is already in: a replay adds nothing. What is found is read from the topic itself, after every
-    assignment, after any failure, and when it was last looked at a second ago.
+    The topic itself says which records have a letter: it is read after every assignment, after any failure, and when it
+    was last looked at a second ago. So a replay adds nothing, in whatever order writers came. A source partition's
+    letters go to one partition of the topic.
 
     A value that is longer than any event may be is cut to that length, with its size in the header `cut_from`: a
     compressed record may be small in its topic and larger than any broker takes when it is written again.
@@ -52,7 +52,8 @@ class DeadLetters:
         self._lock = Lock()
         self._producer: Producer | None = None
         self._partitions = 0
-        self._next: dict[tuple[str, int], int] = {}
+        # Some 60 bytes a letter, for as many as retention keeps: a million of them is a producer that needs mending.
+        self._known: dict[tuple[str, int], set[int]] = {}
         self._read_to: dict[int, int] = {}
         self._read_at = -inf
 
@@ -83,8 +84,8 @@ class DeadLetters:
                 if time.monotonic() - self._read_at > TRUSTED_SECONDS:
                     self._catch_up()
                     self._read_at = time.monotonic()
-                first = self._next.get(source[1:], 0)
-                new = [(record, error) for record, error in bad if record.offset >= first]
+                known = self._known.setdefault(source[1:], set())
+                new = [(record, error) for record, error in bad if record.offset not in known]
                 self._produce(source, new)
             except KafkaException as error:
                 self._read_at = -inf
@@ -92,8 +93,7 @@ class DeadLetters:
             except KafkaError:
                 self._read_at = -inf
                 raise
-            if new:
-                self._next[source[1:]] = new[-1][0].offset + 1
+            known.update(record.offset for record, _ in new)
             return len(new)
 
     def _produce(self, source: Source, letters: Sequence[tuple[Record, DecodeError]]) -> None:
@@ -173,7 +173,7 @@ class DeadLetters:
         known = {name: _text(value) for name, value in dict(headers or ()).items()}
         try:
             source = (known["topic_id"], int(known["partition"]))
-            self._next[source] = max(self._next.get(source, 0), int(known["offset"]) + 1)
+            self._known.setdefault(source, set()).add(int(known["offset"]))
         except (KeyError, ValueError):
             pass  # not a letter of ours
         return partition, offset + 1

@@ -46,7 +46,7 @@ def test_killed_at_random(stack: Stack) -> None:
             victim = rng.choice(workers)
             wait_for(lambda: victim.pid, 10, "the victim")  # noqa: B023
             victim.kill()
-    assert sum(len(worker.exits) for worker in workers) >= 6
+    wait_for(lambda: sum(len(worker.exits) for worker in workers) >= 6, 10, "the supervisor to see all six")
     stack.assert_exact()
 
 
