@@ -77,6 +77,8 @@ class RecentIds:
         found = np.zeros(ids.size, np.bool_)
         for bucket in np.unique(buckets).tolist():
             rows = np.flatnonzero(buckets == bucket)
+            # In order, neighbours are looked for where the cache still is: several times as fast.
+            rows = rows[np.argsort(ids[rows])]
             wanted = ids[rows]
             for by in (-1, 0, 1):
                 for run in self._runs.get(bucket + by, ()):

@@ -9,7 +9,6 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -283,6 +282,11 @@ def test_the_three_ways_to_read_agree(settings: Settings) -> None:
         "set memory_limit='1TB'",
         "select * from settings",
         "export database '{path}'",
+        "copy (select 1) to '{live}' (use_tmp_file false)",
+        "select 1; copy (select 1) to '{live}' (use_tmp_file false)",
+        "explain analyze copy (select 1) to '{live}' (use_tmp_file false)",
+        "select * from getenv('HOME')",
+        "",
         "drop view interactions; copy (select 1) to '{path}'",
     ],
 )
@@ -290,10 +294,13 @@ def test_a_query_reaches_nothing_but_the_tables(settings: Settings, tmp_path: Pa
     """Files, network, extensions, settings and Python's variables are out of a query's reach."""
     writer(settings).write(pending(0, clicks(3)))
     path = tmp_path / "leak"
+    before = {path: path.read_bytes() for path in Path(settings.lake_uri).rglob("*") if path.is_file()}
     with lake.connect(settings) as connection:
-        with pytest.raises(duckdb.Error):
-            connection.execute(query.format(path=path))
-        assert connection.execute("select 1").fetchall() == [(1,)]
+        live = lake.files(settings, "interactions")[0]
+        with pytest.raises(UsageError):
+            lake.query(connection, query.format(path=path, live=live))
+        assert lake.query(connection, "with one as (select 1 as x) select x from one").to_pylist() == [{"x": 1}]
+    assert {path: path.read_bytes() for path in Path(settings.lake_uri).rglob("*") if path.is_file()} == before
     assert not path.exists()
 
 

@@ -185,20 +185,12 @@ def sql(
     json: JsonOption = False,
 ) -> None:
     """Run a query; it sees the two tables and nothing else."""
-    import duckdb
-
     from clickwell.analytics import lake
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other")
     with lake.connect(_settings(data), since=_day(since), until=_day(until)) as connection:
-        try:
-            answer = connection.sql(query)
-            found = answer.to_arrow_table() if answer is not None else None
-        except duckdb.Error as error:
-            raise UsageError("the query failed", why=" ".join(str(error).split())) from None
-    if found is None:
-        raise UsageError("the query returns nothing", fix="begin it with select")
+        found = lake.query(connection, query)
     if json:
         output.emit({"rows": found.to_pylist()})
     elif jsonl:
