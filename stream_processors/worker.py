@@ -143,6 +143,9 @@ class Worker:
                 log.warning("Redis does not answer: %s", error)
             except ClickwellError as error:
                 self._fatal(error)
+            except Exception:
+                # Without ticks nothing would look for a lost Redis or a missing chunk any more.
+                log.exception("the timer goes on")
 
     async def _watch_topic(self) -> None:
         """Notice a topic that was deleted and created again while the consumer did not look.

@@ -98,9 +98,9 @@ class PopularitySettings(_Group):
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
-    chunk_records: int = Field(default=20_000, ge=1, le=20_000)
+    chunk_records: int = Field(default=10_000, ge=1, le=20_000)
     """Records handed to a lane at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
-    fetch_bytes: int = Field(default=4 << 20, ge=1 << 12, le=1 << 26)
+    fetch_bytes: int = Field(default=2 << 20, ge=1 << 12, le=1 << 26)
     """Bytes asked of the broker for one partition at once."""
     session_timeout: float = Field(default=30.0, ge=6, le=300)
     """Seconds without a heartbeat after which the broker gives a worker's partitions to others."""
