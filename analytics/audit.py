@@ -16,11 +16,11 @@ from clickwell.analytics.lake import connect as connect_lake
 from clickwell.clock import SystemClock
 from clickwell.errors import RedisError
 from clickwell.kafka import KafkaLog
+from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
 from clickwell.schemas.keys import LOSSES, SHARDS, ledger_field, ledger_key, murmur2_many, ring_key, shard_of
 from clickwell.schemas.rings import Generation, Layout, Rings
 from clickwell.schemas.topics import INTERACTIONS
-from clickwell.serving.connection import active_generation, connect, redis_errors
 from clickwell.settings import Settings
 from clickwell.sinks.standing import wait_written
 from clickwell.sinks.table import INTERACTION_TABLE, open_table

@@ -11,9 +11,9 @@ import redis
 
 from clickwell.devstack.process import Child
 from clickwell.producers.topics import end_offsets
+from clickwell.redis_client import active_generation
 from clickwell.schemas.keys import ACTIVE, BUILDING
 from clickwell.schemas.topics import INTERACTIONS
-from clickwell.serving.connection import active_generation
 from clickwell.serving.counts import rows_of
 from clickwell.serving.progress import wait_applied
 from clickwell.settings import STACK_FILE, Settings

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clickwell.clock import SystemClock
 from clickwell.devstack.state import Component, StackState, supervisor_pid
 from clickwell.kafka import librdkafka_config
+from clickwell.redis_client import connect
 from clickwell.schemas.keys import WORKERS
-from clickwell.serving.connection import connect
 from clickwell.settings import Settings
 
 # Workers report every few seconds; one that missed several reports hangs or is gone.

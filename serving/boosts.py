@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from clickwell.clock import Clock, SystemClock
-from clickwell.serving.connection import bad_address, client_options
+from clickwell.redis_client import bad_address, client_options
 from clickwell.serving.formula import BoostByInteractionCount
 from clickwell.serving.memory import Command, Memory, ReaderStats
 from clickwell.serving.snapshot import Boosts, Counts, Snapshot

@@ -8,9 +8,9 @@ from typing import Any
 import redis
 
 from clickwell.clock import SystemClock
+from clickwell.redis_client import redis_errors
 from clickwell.schemas.keys import FRESH, ring_key
 from clickwell.schemas.rings import Generation, Rings
-from clickwell.serving.connection import redis_errors
 from clickwell.serving.memory import applied_ms
 
 # Keys looked at for each SCAN: one takes about 0.3 ms of Redis, which readers wait for at most.

@@ -7,9 +7,9 @@ import redis
 
 from clickwell.errors import DependencyError, RedisError
 from clickwell.kafka import KafkaLog
+from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.keys import SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
-from clickwell.serving.connection import active_generation, connect, redis_errors
 from clickwell.settings import Settings
 
 # Short beside the second within which an event should be visible; one look costs Redis about 0.2 ms.

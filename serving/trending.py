@@ -9,8 +9,8 @@ from heapq import nlargest
 from typing import Any
 
 from clickwell.clock import MS_PER_HOUR, Clock, SystemClock
+from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.keys import SHARDS, trending_key
-from clickwell.serving.connection import active_generation, connect, redis_errors
 from clickwell.settings import Settings
 
 

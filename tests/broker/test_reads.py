@@ -15,9 +15,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from clickwell.clock import MS_PER_HOUR
 from clickwell.errors import DependencyError, KafkaError, LayoutError, RedisError
 from clickwell.kafka import KafkaLog
+from clickwell.redis_client import active_generation, connect
 from clickwell.schemas.keys import ACTIVE, FRESH, SHARDS, ledger_field, ledger_key, ring_key, shard_of, trending_key
 from clickwell.schemas.rings import Generation, Layout, encode
-from clickwell.serving.connection import active_generation, connect
 from clickwell.serving.counts import CountRow, rows_of, summary
 from clickwell.serving.progress import applied, wait_applied
 from clickwell.serving.trending import top

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from clickwell import BoostReader
 from clickwell.clock import MS_PER_HOUR
+from clickwell.redis_client import connect
 from clickwell.schemas.keys import ACTIVE, FRESH, murmur2, ring_key
 from clickwell.schemas.rings import Generation, encode, totals
-from clickwell.serving.connection import connect
 from clickwell.serving.counts import rows_of
 from clickwell.serving.formula import BoostByInteractionCount, boosts_of
 from clickwell.serving.trending import top

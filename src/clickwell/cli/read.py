@@ -100,7 +100,7 @@ def counts(
     """Print every count of the window: document, signal, slot."""
     from dataclasses import astuple, fields
 
-    from clickwell.serving.connection import active_generation, connect
+    from clickwell.redis_client import active_generation, connect
     from clickwell.serving.counts import CountRow, rows_of, summary
 
     if json and jsonl:
