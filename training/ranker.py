@@ -118,7 +118,6 @@ def rank(
     names = list(features or numeric)
     if not names:
         raise InputError("there is no feature", fix="add numeric columns, or hand some over as `given`")
-        )
     searches = np.unique(table["execution_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
     held = np.random.default_rng(seed).random(searches.max() + 1) < HELD_BACK
     parts = [table.filter(pa.array(mask)) for mask in (~held[searches], held[searches])]

@@ -44,9 +44,11 @@ def page(found: Evaluation, title: str, queries: Mapping[str, str]) -> str:
         f"<title>{name}: evaluation</title><style>{_STYLE}</style></head><body>",
         f"<h1>{name} against its base</h1>",
         f'<p class="verdict"><strong>{verdict}.</strong> {escape(found.gate.why)}.</p>',
-        f'<p class="muted">Every one of {found.documents:,} documents is a candidate for every query. Intervals hold '
-        f"{found.confidence:.0%}, by a paired bootstrap over queries. {found.unjudged:,} queries without a relevant "
-        "document are left out.</p>",
+        _note(
+            f"Every one of {found.documents:,} documents is a candidate for every query. Intervals hold "
+            f"{found.confidence:.0%}, by a paired bootstrap over queries. {found.unjudged:,} queries without a relevant "
+            "document are left out."
+        ),
         "<h2>NDCG@10 of base and model</h2>",
         _dumbbells(found.groups),
         "<h2>All figures</h2>",
@@ -76,11 +78,11 @@ def _dumbbells(groups: Mapping[str, Group]) -> str:
         for tick in np.arange(np.ceil(low * 20) / 20, high, 0.05 if high - low < 0.4 else 0.2)
     ]
     for row, (name, one) in enumerate(found.items()):
-        y = 28 + 44 * row
+        y, start = 28 + 44 * row, x(one.base + one.low)
+        width = x(one.base + one.high) - start
         drawn += [
             f'<text x="0" y="{y + 4}">{_words(name)} ({groups[name].queries:,})</text>',
-            f'<rect x="{x(one.base + one.low)}" y="{y - 6}" width="{x(one.base + one.high) - x(one.base + one.low):.1f}"'
-            ' height="12" fill="var(--hair)"/>',
+            f'<rect x="{start}" y="{y - 6}" width="{width:.1f}" height="12" fill="var(--hair)"/>',
             f'<line x1="{x(one.base)}" x2="{x(one.model)}" y1="{y}" y2="{y}" stroke="var(--c1)" stroke-width="2"/>',
             f'<circle cx="{x(one.base)}" cy="{y}" r="5" fill="var(--page)" stroke="var(--c1)" stroke-width="2"/>',
             f'<circle cx="{x(one.model)}" cy="{y}" r="5" fill="var(--c1)"/>',
@@ -115,7 +117,7 @@ def _histogram(changes: Floats) -> str:
     ]
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     words = f"{gained:,} queries gain, {lost:,} lose, {len(changes) - gained - lost:,} stay as they are."
-    return _svg(drawn, height, words) + f'<p class="muted">{words}</p>'
+    return _svg(drawn, height, words) + _note(words)
 
 
 def _figures(groups: Mapping[str, Group]) -> str:
@@ -127,7 +129,7 @@ def _figures(groups: Mapping[str, Group]) -> str:
             f"{one.model:.4f}",
             f"{one.difference:+.4f}",
             f"{one.low:+.4f} … {one.high:+.4f}",
-            "–" if one.relative is None else f"{one.relative:+.1%}",
+            "-" if one.relative is None else f"{one.relative:+.1%}",
         ]
         for name, group in groups.items()
         for metric, one in group.metrics.items()
@@ -160,6 +162,10 @@ def _svg(drawn: Sequence[str], height: int, label: str) -> str:
         f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}">'
         f"{''.join(drawn)}</svg>"
     )
+
+
+def _note(text: str) -> str:
+    return f'<p class="muted">{text}</p>'
 
 
 def _words(name: str) -> str:
