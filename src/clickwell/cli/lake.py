@@ -110,7 +110,7 @@ def files(
     """List the live Parquet files, for tools that know no Delta."""
     from clickwell.analytics import lake
 
-    found = lake.files(_settings(data), table, since=_day(since), until=_day(until))
+    found = lake.files(_settings(data), table, since=day_of(since), until=day_of(until))
     if json:
         output.emit({"files": found})
         return
@@ -189,7 +189,7 @@ def sql(
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other")
-    with lake.connect(_settings(data), since=_day(since), until=_day(until)) as connection:
+    with lake.connect(_settings(data), since=day_of(since), until=day_of(until)) as connection:
         found = lake.query(connection, query)
     if json:
         output.emit({"rows": found.to_pylist()})
@@ -258,8 +258,8 @@ def export(
         table,
         target,
         form=form.value,
-        since=_day(since),
-        until=_day(until),
+        since=day_of(since),
+        until=day_of(until),
         columns=column or (),
     )
     output.done(f"{sum(one.rows for one in found):,} rows in {len(found)} files in {target}")
@@ -280,7 +280,12 @@ def _tables() -> Any:
     return TABLES
 
 
-def _day(text: str | None) -> date | None:
+def day_of(text: str | None) -> date | None:
+    """Return the day that an option names: a date, or `today` in UTC.
+
+    Raises:
+        UsageError: it is neither.
+    """
     if text is None:
         return None
     if text == "today":
