@@ -41,14 +41,14 @@ class Examples:
     Attributes:
         queries: vectors of the queries.
         documents: vectors of the documents, also of those without a pair: random negatives are drawn from all.
-        positives, negatives: pairs of a row in `queries` and a row in `documents`.
-        weights: of the positives, >= 0.
+        positives, negatives: pairs of a row in `queries` and a row in `documents`. Each counts once: correction has
+            decided which pairs these are, and weighting them by it as well lost a tenth of the gain, as the largest weights
+            are on clicks far down, many of which were mistakes.
     """
 
     queries: Matrix
     documents: Matrix
     positives: NDArray[np.int64]
-    weights: NDArray[np.float32]
     negatives: NDArray[np.int64]
 
 
@@ -171,7 +171,7 @@ def _gradient(
     matrix: Matrix,
     temperature: float,
 ) -> Matrix:
-    """Return the gradient of the weighted mean of -log softmax(cosine / temperature) at each pair's document."""
+    """Return the gradient of the mean of -log softmax(cosine / temperature) at each pair's document."""
     queries, documents = examples.positives[batch].T
     own = (np.arange(len(batch)), np.searchsorted(candidates, documents))
     vectors = examples.documents[candidates]
@@ -187,8 +187,7 @@ def _gradient(
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     shares[own] -= 1
-    weights = examples.weights[batch]
-    shares *= (weights / weights.sum() / temperature)[:, None]
+    shares /= len(batch) * temperature
     towards = shares @ vectors
     towards -= moved * (moved * towards).sum(axis=1, keepdims=True)
     gradient: Matrix = given.T @ (towards / lengths)

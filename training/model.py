@@ -24,7 +24,7 @@ from clickwell.analytics.impressions import normal_query
 from clickwell.errors import InputError, UsageError
 from clickwell.training.adapter import transform
 from clickwell.training.encoders import Arrays, Encoder, Matrix, Vectors
-from clickwell.training.pairs import Pairs
+from clickwell.training.pairs import TrainingPairs
 
 FORMAT = 1
 CARD, FACTS, ARRAYS = "README.md", "model.json", "arrays.npz"
@@ -122,7 +122,7 @@ def marks(texts: Iterable[str]) -> Marks:
     return np.frombuffer(digests, np.uint64)
 
 
-def trained_on(pairs: Pairs) -> tuple[Marks, Marks]:
+def trained_on(pairs: TrainingPairs) -> tuple[Marks, Marks]:
     """Return the marks of the queries and of the documents that pairs speak of, each sorted."""
     queries = np.unique(np.concatenate([pairs.positives[:, 0], pairs.negatives[:, 0]]))
     documents = np.unique(np.concatenate([pairs.positives[:, 1], pairs.negatives[:, 1]]))

@@ -12,36 +12,35 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clickwell.analytics.impressions import normal_query
+from clickwell.analytics.pairs import Pairs
 from clickwell.errors import InputError, UsageError
 from clickwell.training.corpus import Corpus, records
 
-Row = tuple[str, str, float]
-"""Query, document, weight."""
+Pair = tuple[str, str]
+"""Query and document."""
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pairs as indexes into their queries and documents.
+class TrainingPairs:
+    """TrainingPairs as indexes into their queries and documents.
 
     Attributes:
         queries: texts, one for each normal form.
         documents: ids, or texts where the data has no ids.
         positives, negatives: pairs of an index in `queries` and one in `documents`, without repeats.
-        weights: of the positives; their mean is 1.
     """
 
     queries: Sequence[str]
     documents: Sequence[str]
     positives: NDArray[np.int64]
-    weights: NDArray[np.float32]
     negatives: NDArray[np.int64]
 
     @classmethod
-    def of(cls, positives: Iterable[Row], negatives: Iterable[tuple[str, str]]) -> "Pairs":
-        """Gather pairs; one that comes again counts once, with its largest weight.
+    def of(cls, positives: Iterable[Pair], negatives: Iterable[Pair]) -> "TrainingPairs":
+        """Gather pairs; one that comes again counts once, and one that is both is positive.
 
         Raises:
-            InputError: there is no positive pair, or a weight is not a number >= 0.
+            InputError: there is no positive pair.
         """
         queries: dict[str, int] = {}
         texts: list[str] = []
@@ -53,47 +52,43 @@ class Pairs:
                 texts.append(query)
             return index, documents.setdefault(document, len(documents))
 
-        good: dict[tuple[int, int], float] = {}
-        for query, document, weight in positives:
-            if not 0 <= weight < np.inf:
-                raise InputError(f"the weight {weight} of a pair is not a number >= 0")
-            key = pair(query, document)
-            good[key] = max(weight, good.get(key, 0.0))
-        if not any(good.values()):
+        good = {pair(*each) for each in positives}
+        if not good:
             raise InputError("there is no positive pair to learn from", fix="export pairs of a longer time")
-        bad = sorted({pair(*each) for each in negatives} - good.keys())
-        keys = sorted(good)
-        weights = np.array([good[key] for key in keys], np.float32)
-        return cls(texts, list(documents), _indexes(keys), weights / weights.mean(), _indexes(bad))
+        bad = {pair(*each) for each in negatives} - good
+        return cls(texts, list(documents), _indexes(sorted(good)), _indexes(sorted(bad)))
 
     @classmethod
-    def read(cls, source: Any) -> "Pairs":
+    def read(cls, source: Any) -> "TrainingPairs":
         """Read what `fine_tune` takes as training data.
 
         Args:
-            source: the folder of a pairs export, of which the training part is read; a Parquet or JSON lines file of
-                tuples; or rows: mappings whose values, or sequences whose items, are anchor, positive, negatives.
+            source: what `get_query_document_pairs` returns; the folder of a pairs export, of which the training part is
+                read; a Parquet or JSON lines file of tuples; or rows: mappings whose values, or sequences whose items,
+                are anchor, positive, negatives.
 
         Raises:
             InputError: it cannot be read, or is no such data.
         """
-        if isinstance(source, Pairs):
+        if isinstance(source, TrainingPairs):
             return source
+        if isinstance(source, Pairs):
+            return cls.of(*_judged(source.table, "the pairs"))
         if isinstance(source, (str, Path)):
             path = Path(source)
             if path.is_dir():
                 part = path / "train" if (path / "train").is_dir() else path
-                return cls.of(*_judged(part / "pairs.parquet"))
+                return cls.of(*_judged(_table(part / "pairs.parquet"), str(part)))
             rows: Iterable[Any] = _table(path).to_pylist() if path.suffix == ".parquet" else _objects(path)
         else:
             rows = source.to_pylist() if isinstance(source, pa.Table) else source
         tuples = list(_tuples(rows))
         return cls.of(
-            ((anchor, positive, 1.0) for anchor, positive, *_ in tuples),
+            ((anchor, positive) for anchor, positive, *_ in tuples),
             ((anchor, negative) for anchor, _, *negatives in tuples for negative in negatives if negative is not None),
         )
 
-    def placed(self, corpus: Corpus | None) -> tuple["Pairs", list[str], int]:
+    def placed(self, corpus: Corpus | None) -> tuple["TrainingPairs", list[str], int]:
         """Return the pairs over the rows of a list of texts, that list, and how many pairs had no document there.
 
         Args:
@@ -111,17 +106,16 @@ class Pairs:
             raise UsageError(
                 "no document of the pairs is in the corpus", fix="name the corpus that the pairs were clicked in"
             )
-        found = Pairs(self.queries, corpus.ids, positives[good], self.weights[good], negatives[bad])
+        found = TrainingPairs(self.queries, corpus.ids, positives[good], negatives[bad])
         return found, list(corpus.texts), int((~good).sum() + (~bad).sum())
 
 
-def _judged(path: Path) -> tuple[Iterator[Row], Iterator[tuple[str, str]]]:
-    table = _table(path)
-    if lost := {"query", "feature_id", "label", "weight"} - set(table.column_names):
-        raise InputError(f"{path} lacks {', '.join(sorted(lost))}", fix="write it by `clickwell pairs export`")
-    rows = table.select(["query", "feature_id", "label", "weight"]).to_pylist()
+def _judged(table: pa.Table, place: str) -> tuple[Iterator[Pair], Iterator[Pair]]:
+    if lost := {"query", "feature_id", "label"} - set(table.column_names):
+        raise InputError(f"{place} lacks {', '.join(sorted(lost))}", fix="write it by `clickwell pairs export`")
+    rows = table.select(["query", "feature_id", "label"]).to_pylist()
     return (
-        ((row["query"], row["feature_id"], row["weight"]) for row in rows if row["label"] == "positive"),
+        ((row["query"], row["feature_id"]) for row in rows if row["label"] == "positive"),
         ((row["query"], row["feature_id"]) for row in rows if row["label"] == "hard_negative"),
     )
 

@@ -46,8 +46,8 @@ def page(found: Evaluation, title: str, queries: Mapping[str, str]) -> str:
         f'<p class="verdict"><strong>{verdict}.</strong> {escape(found.gate.why)}.</p>',
         _note(
             f"Every one of {found.documents:,} documents is a candidate for every query. Intervals hold "
-            f"{found.confidence:.0%}, by a paired bootstrap over queries. {found.unjudged:,} queries without a relevant "
-            "document are left out."
+            f"{found.confidence:.0%}, by a paired bootstrap over queries. {found.unjudged:,} queries without a "
+            "relevant document are left out."
         ),
         "<h2>NDCG@10 of base and model</h2>",
         _dumbbells(found.groups),

@@ -9,7 +9,7 @@ import numpy as np
 from clickwell.errors import UsageError
 from clickwell.training.encoders import Arrays, Matrix, unit
 from clickwell.training.model import Model, trained_on
-from clickwell.training.pairs import Pairs
+from clickwell.training.pairs import TrainingPairs
 
 # What the library's authors use for short texts; one pass, as more of them learn the clicks that were mistakes too.
 BATCH = 64
@@ -55,7 +55,7 @@ class Whole:
 
 
 def train(
-    name: str, pairs: Pairs, texts: Sequence[str], *, seed: int, advance: Callable[[str], None] = lambda _: None
+    name: str, pairs: TrainingPairs, texts: Sequence[str], *, seed: int, advance: Callable[[str], None] = lambda _: None
 ) -> Model:
     """Train by in-batch negatives (Henderson et al., 2017) and one hard negative a pair.
 
@@ -98,7 +98,7 @@ def train(
     return Model(base, None, facts, *trained_on(pairs))
 
 
-def tuples(pairs: Pairs, texts: Sequence[str], *, seed: int) -> dict[str, list[str]]:
+def tuples(pairs: TrainingPairs, texts: Sequence[str], *, seed: int) -> dict[str, list[str]]:
     """Return anchor, positive and one negative a pair: a hard one of the query, else one not known to be good."""
     rng = np.random.default_rng(seed)
     hard: dict[int, list[int]] = {}

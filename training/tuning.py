@@ -13,7 +13,7 @@ from clickwell.training import adapter
 from clickwell.training.corpus import Corpus, read_corpus
 from clickwell.training.encoders import Encoder, Function, Vectors
 from clickwell.training.model import FACTS, Model, trained_on
-from clickwell.training.pairs import Pairs
+from clickwell.training.pairs import TrainingPairs
 
 Base = str | Path | Encoder | Callable[[Sequence[str]], ArrayLike]
 """`lsa`; a saved model; a Parquet file of vectors; the name of a model behind the endpoint; a function; an encoder."""
@@ -40,7 +40,7 @@ def fine_tune(
 
     Args:
         base_model: see `Base`.
-        training_data: see `Pairs.read`.
+        training_data: see `TrainingPairs.read`.
         corpus: documents, or their file; needed where the pairs name documents by id, and by `lsa`. Negatives are also
             drawn from it at random.
         method: `adapter` leaves the base untouched; `full` trains all of a sentence-transformers model, which
@@ -54,7 +54,7 @@ def fine_tune(
         InputError: a file cannot be read or the data holds no positive pair.
         DependencyError: the endpoint does not answer.
     """
-    pairs = Pairs.read(training_data)
+    pairs = TrainingPairs.read(training_data)
     documents = read_corpus(Path(corpus)) if isinstance(corpus, (str, Path)) else corpus
     placed, texts, lost = pairs.placed(documents)
     if method == "full":
@@ -67,7 +67,6 @@ def fine_tune(
         base.encode_query(placed.queries),
         base.encode_document(texts),
         placed.positives,
-        placed.weights,
         placed.negatives,
     )
     fit = adapter.fit(examples, seed=seed, advance=advance)
