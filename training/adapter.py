@@ -41,9 +41,9 @@ class Examples:
     Attributes:
         queries: vectors of the queries.
         documents: vectors of the documents, also of those without a pair: random negatives are drawn from all.
-        positives, negatives: pairs of a row in `queries` and a row in `documents`. Each counts once: correction has
-            decided which pairs these are, and weighting them by it as well lost a tenth of the gain, as the largest weights
-            are on clicks far down, many of which were mistakes.
+        positives, negatives: pairs of a row in `queries` and a row in `documents`. Each counts once: the correction has
+            decided which pairs these are. Weighting them by it as well cost a tenth of the gain, for the largest
+            weights are on clicks far down, and many of these were mistakes.
     """
 
     queries: Matrix
