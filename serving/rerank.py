@@ -8,13 +8,14 @@ for result in rerank(results, reader, stage, explain=True):
 
 A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, or a pair (id, score).
 Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any result
-lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1).
+lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1). A
+`ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,13 @@ ID_NAMES = ("feature_id", "document_id", "id")
 
 T = TypeVar("T")
 Stage = BoostByInteractionCount | Mapping[str, Any]
+
+
+class Ranker(Protocol):
+    """What scores results by more than their given scores, such as `clickwell.training.Ranker`."""
+
+    def score(self, results: Sequence[Any]) -> NDArray[np.float64]:
+        """Return a finite score for each result, higher first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ def rerank(
     reader: BoostReader,
     boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
     *,
+    ranker: Ranker | None = None,
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Return the results by boosted score, highest first; equal scores keep their order.
@@ -83,7 +92,7 @@ def rerank(
         SettingsError: a stage is malformed.
     """
     stages, ids = _stages(boost_by_interaction_count), _ids(results)
-    return _order(results, reader.read(ids), stages, explain=explain)
+    return _order(results, reader.read(ids), stages, ranker, explain=explain)
 
 
 async def arerank(
@@ -91,21 +100,27 @@ async def arerank(
     reader: AsyncBoostReader,
     boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
     *,
+    ranker: Ranker | None = None,
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Do the same as `rerank`, for asyncio."""
     stages, ids = _stages(boost_by_interaction_count), _ids(results)
-    return _order(results, await reader.read(ids), stages, explain=explain)
+    return _order(results, await reader.read(ids), stages, ranker, explain=explain)
 
 
 def _order(
-    results: Sequence[T], snapshot: Snapshot, stages: list[BoostByInteractionCount], *, explain: bool
+    results: Sequence[T],
+    snapshot: Snapshot,
+    stages: list[BoostByInteractionCount],
+    ranker: Ranker | None,
+    *,
+    explain: bool,
 ) -> list[Ranked[T]]:
     applied = [snapshot.boosts(stage) for stage in stages]
     boosts: NDArray[np.float64] = np.ones(len(results))
     for stage in applied:
         boosts *= stage.values
-    before = _scores(results)
+    before = _scores(results) if ranker is None else np.asarray(ranker.score(results), np.float64)
     after = np.where(before < 0, before / boosts, before * boosts)
     order = np.argsort(-after, kind="stable").tolist()
     return [
