@@ -68,7 +68,7 @@ def test_a_damaged_model_is_refused(model, tmp_path):
 def test_any_function_can_be_the_base(model, tmp_path):
     """Training over a function that gives vectors is training over these vectors; loading needs the function again."""
     over = training.fine_tune(model.base.encode_query, ROWS, corpus=CORPUS)
-    assert np.array_equal(over.matrix, model.matrix)
+    assert np.allclose(over.matrix, model.matrix, atol=1e-3)
     over.save(tmp_path / "model")
     with pytest.raises(UsageError, match="made over a function"):
         Model.load(tmp_path / "model")
