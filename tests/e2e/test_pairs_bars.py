@@ -1,4 +1,4 @@
-"""Propensities, relevance and pairs from a lake of whole search logs: real labels, simulated clicks, published truth."""
+"""Propensities, relevance and pairs from a lake of search logs: real labels, simulated clicks, published truth."""
 
 import gzip
 import json
@@ -71,7 +71,7 @@ def test_propensities_are_those_that_the_clicks_were_drawn_with(lakes, truth, cl
     inside = sum(low <= each <= high for low, each, high in zip(found["low"], theta, found["high"], strict=True)) - 1
 
     shown = join(Settings.load(lakes[log].data)).relation
-    first = sorted((search["ts"] for search in lakes[log].searches))[20_000]
+    first = sorted(search["ts"] for search in lakes[log].searches)[20_000]
     early = np.array(estimate(shown.filter(f"timestamp < '{first}'::timestamptz")).theta)
     early_wrong = np.abs(early / theta - 1)[1:]
     print(
