@@ -20,9 +20,9 @@ from faust.types.transports import SchedulingStrategyT
 from clickwell.schemas.decode import Record
 from clickwell.settings import Settings
 
-# The broker answers when it has so many bytes or after so many milliseconds. Every record as soon as it is written would
-# come in chunks of a few records: they cost Redis five times as much for each, and so many of them fill Faust's buffer,
-# which then stands still for up to a second.
+# The broker answers when it has so many bytes or after so many milliseconds. Every record as soon as it is written
+# would come in chunks of a few records: they cost Redis five times as much for each, and so many of them fill Faust's
+# buffer, which then stands still for up to a second.
 FETCH_BYTES = 256 << 10
 FETCH_WAIT_MS = 50
 
