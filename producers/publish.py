@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pydantic_core import from_json
-
 from clickwell.clock import SystemClock
 from clickwell.errors import DecodeError
 from clickwell.producers import metarank, sessions, ubi
@@ -17,7 +15,7 @@ from clickwell.producers.files import Line
 from clickwell.producers.records import Kind, Record, interaction_record, search_record
 from clickwell.schemas.interactions import MAX_TIMESTAMP_MS, Interaction
 from clickwell.schemas.searches import Search
-from clickwell.schemas.wire import MAX_EVENT_BYTES, parse_object
+from clickwell.schemas.wire import decode_object, parse_object
 from clickwell.settings import EmitterSettings, Settings
 
 Format = Literal["native", "sessions", "ubi", "metarank"]
@@ -220,15 +218,11 @@ def _event(line: Line, form: Form) -> dict[str, Any]:
 
 
 def _decode(content: bytes) -> dict[str, Any]:
-    if len(content) > MAX_EVENT_BYTES:
-        raise DecodeError("too_large", f"the line is longer than {MAX_EVENT_BYTES:,} bytes")
+    event = decode_object(content)
     try:
-        event = from_json(content, allow_inf_nan=False)
         str(content, "utf-8")
     except ValueError as error:
         raise DecodeError("bad_json", str(error)) from None
-    if not isinstance(event, dict):
-        raise DecodeError("not_an_object", f"an event is a JSON object, not {type(event).__name__}")
     return event
 
 
