@@ -8,6 +8,7 @@
 | `{cw1}:fresh` | hash | `lane/topic id/partition` -> epoch ms up to which its events are applied |
 | `{cw1}:workers` | hash | worker id -> JSON of its last report |
 | `{cw1}:losses` | list | JSON of each range of offsets that retention took before it was applied |
+| `{cw1}:keys` | hash | id of an API key -> JSON of it, with its SHA-256 in place of its text |
 | `cw1:{sNNN}:<generation>:o` | hash | the ledger: `lane/topic id/partition` -> `next-offset dedup-bucket` |
 | `cw1:{sNNN}:<generation>:c:<feature_id>` | string | one document's ring, see `clickwell.schemas.rings` |
 | `cw1:{sNNN}:<generation>:d:<lane>:<bucket>` | set | 8-byte hashes of the interaction_ids seen in a dedup bucket |
@@ -31,6 +32,7 @@ DISCARD = "{cw1}:discard"
 FRESH = "{cw1}:fresh"
 WORKERS = "{cw1}:workers"
 LOSSES = "{cw1}:losses"
+KEYS = "{cw1}:keys"
 
 _TAGS = tuple(f"cw1:{{s{shard:03d}}}:" for shard in range(SHARDS))
 
