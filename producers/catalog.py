@@ -1,7 +1,7 @@
 """Load what is known about documents into Redis: brands, categories, tags, from JSON lines or Parquet."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,21 @@ class Loaded:
 
 
 def load(
-    settings: Settings, sources: Sequence[str], *, names: Sequence[str] = ATTRIBUTES, id_name: str | None = None
+    settings: Settings,
+    sources: Sequence[str],
+    *,
+    names: Sequence[str] = ATTRIBUTES,
+    id_name: str | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> Loaded:
-    """Let the files be the whole catalogue; readers see each shard's old part or its new one.
+    """Let the files be the whole catalogue; readers see the old one or the new one.
 
     Args:
         settings: where Redis is.
         sources: JSON lines, plain or gzip, or Parquet.
         names: columns that are attributes.
         id_name: column with the document's id; `feature_id`, `document_id` or `id`, whichever comes first, when absent.
+        advance: called once a row.
 
     Raises:
         InputError: a file cannot be read, or no row has an id and one of the attributes; the old catalogue stays then.
@@ -60,6 +66,7 @@ def load(
         client.delete(*map(_draft_key, range(SHARDS)))
         batch: list[tuple[str, bytes]] = []
         for row in rows_of(sources):
+            advance()
             feature_id = _id(row, id_name)
             if feature_id is None:
                 loaded.rejected += 1
@@ -109,8 +116,8 @@ def rows_of(sources: Iterable[str]) -> Iterator[Mapping[str, Any]]:
 
 def _parquet_rows(source: str) -> Iterator[Mapping[str, Any]]:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # noqa: PLC0415  # neither the base install nor `stream` has it
+        import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError:
         raise InputError(f"{source} is Parquet, which needs pyarrow", fix="pip install 'clickwell[sink]'") from None
     try:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import clickwell
-from clickwell.serving.api import ingest
+from clickwell.serving.api import ingest, people
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.problems import add_problems
 from clickwell.serving.api.services import Services
@@ -33,6 +33,7 @@ def build_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan)
     app.state.services = services
     app.router.routes.extend(ingest.routes())
+    app.include_router(people.router)
     add_problems(app)
     app.add_middleware(Cors, access=services.access)
     return app
