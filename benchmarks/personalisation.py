@@ -2,8 +2,9 @@
 
 Each seed is a shop of its own. Profiles are learned from the first part of the traffic. In the sessions that begin
 later, the order that people were shown is compared with the personal one by NDCG@10, over searches with a click by
-people who have a history. People see the first results more often, which favours the order they were shown: the same is
-therefore also computed with each click weighed by 1 / (chance that its position is examined), which the simulator knows.
+people who have a history. People see the first results more often, which favours the order they were shown: the same
+is therefore also computed with each click weighed by 1 / (chance that its position is examined), which the simulator
+knows.
 Intervals are 95 %, by resampling people. Exit code 3: a bar was missed.
 
     python benchmarks/personalisation.py [--seeds 5] [--searches 40000] [--strength 0.25] [--tastes 1.0] [--json]

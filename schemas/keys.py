@@ -13,7 +13,7 @@
 | `cw1:{sNNN}:<generation>:c:<feature_id>` | string | one document's ring, see `clickwell.schemas.rings` |
 | `cw1:{sNNN}:<generation>:d:<lane>:<bucket>` | set | 8-byte hashes of the interaction_ids seen in a dedup bucket |
 | `cw1:{sNNN}:<generation>:t:<era>` | zset | trending: feature_id -> forward-decayed weight |
-| `cw1:{sNNN}:<generation>:h:<signal>:<user_id>` | zset | consumed: feature_id -> epoch ms of the last time |
+| `cw1:{sNNN}:h:<signal>:<user_id>` | zset | consumed: feature_id -> epoch ms of the last time |
 | `cw1:{sNNN}:catalog` | hash | feature_id -> JSON of its attributes, see `clickwell.schemas.catalog` |
 
 `NNN` is `shard_of(feature_id)`, 000 to 063, for ever; of the user_id where a key belongs to a user. The braces make all
@@ -132,9 +132,9 @@ def trending_key(shard: int, generation: str, era: int) -> str:
     return f"{_TAGS[shard]}{generation}:t:{era}"
 
 
-def history_key(user_id: str, signal: str, generation: str) -> str:
-    """Return the key of what a user did with documents, one key for each signal."""
-    return f"{_TAGS[shard_of(user_id)]}{generation}:h:{signal}:{user_id}"
+def history_key(user_id: str, signal: str) -> str:
+    """Return the key of the documents that a user did something with; it belongs to no generation."""
+    return f"{_TAGS[shard_of(user_id)]}h:{signal}:{user_id}"
 
 
 def catalog_key(shard: int) -> str:

@@ -1,34 +1,22 @@
 """What readers of users ask Redis and make of the answers, without the asking."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clickwell.clock import MS_PER_DAY, Clock
 from clickwell.schemas import catalog
 from clickwell.schemas.catalog import Attributes
-from clickwell.schemas.keys import ACTIVE, FRESH, catalog_key, history_key, shard_of
-from clickwell.schemas.rings import Generation
-from clickwell.serving.clients import Command, Steps
+from clickwell.schemas.keys import FRESH, catalog_key, history_key, shard_of
+from clickwell.serving.clients import Steps
 from clickwell.serving.exclusion import Consumed, Consumption
-from clickwell.serving.memory import FLIPS, applied_ms
+from clickwell.serving.memory import applied_ms
 from clickwell.serving.profile import Profile, profile_of
 from clickwell.serving.reports import ReaderStats, Reports
 from clickwell.serving.snapshot import Reason
 from clickwell.settings import Settings
 
-Answer = tuple[Mapping[bytes, bytes], list[Any]]
-
 LANE = b"history/"
 NEGATIVE_FEEDBACK = "negative_feedback"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why nothing could be read."""
-
-    reason: Reason
-    detail: str
 
 
 class People:
@@ -43,7 +31,6 @@ class People:
         self._reports = Reports("nothing is known of users")
         self._settings = settings
         self._clock = clock
-        self._known: tuple[bytes, Generation] | None = None
 
     @property
     def stats(self) -> ReaderStats:
@@ -59,29 +46,25 @@ class People:
         return self.consumption(user_id, (*chosen, *also), days)
 
     def consumption(self, user_id: str, signals: Sequence[str] | None, days: float | None) -> Steps[Consumption]:
-        """Read what a user did: one round trip, a second one at the first call and after a rebuild."""
+        """Read what a user did, in one round trip."""
         self._reports.count("reads")
         kept = self._settings.history
         asked = tuple(dict.fromkeys(kept.signals if signals is None else signals))
         now_ms = self._clock.now_ms()
         since_ms = now_ms - round(min(kept.days, kept.days if days is None else days) * MS_PER_DAY)
-
-        def commands(generation: Generation) -> list[Command]:
-            # A lone surrogate cannot stand in an event, so such a user has no history, whatever its key is.
-            user = user_id.encode(errors="backslashreplace").decode()
-            keys = [history_key(user, signal, generation.name) for signal in asked]
-            return [
-                ("ZREVRANGEBYSCORE", key, "+inf", since_ms, "WITHSCORES", "LIMIT", 0, kept.max_items) for key in keys
-            ]
-
-        answer = yield from self._ask(commands)
-        if isinstance(answer, Problem):
-            self._reports.problem(answer.reason, answer.detail)
-            return Consumption(user_id, (), since_ms, None, answer.reason, answer.detail)
-        fresh, replies = answer
+        # A lone surrogate cannot stand in an event, so such a user has no history, whatever its key is.
+        user = user_id.encode(errors="backslashreplace").decode()
+        window = ("+inf", since_ms, "WITHSCORES", "LIMIT", 0, kept.max_items)
+        lists = [("ZREVRANGEBYSCORE", history_key(user, signal), *window) for signal in asked]
+        replies = yield [("HGETALL", FRESH), *lists]
+        if isinstance(replies, Exception):
+            detail = f"Redis: {replies}"
+            self._reports.problem(Reason.UNAVAILABLE, detail)
+            return Consumption(user_id, (), since_ms, None, Reason.UNAVAILABLE, detail)
+        fresh, *found = replies
         items = [
             Consumed(member.decode(errors="replace"), signal, int(score))
-            for signal, reply in zip(asked, replies, strict=True)
+            for signal, reply in zip(asked, found, strict=True)
             for member, score in _pairs(reply)
         ]
         items.sort(key=lambda item: (-item.timestamp, item.feature_id, item.interaction_type))
@@ -117,25 +100,6 @@ class People:
                     except ValueError as error:
                         self._reports.problem(Reason.UNREADABLE, f"catalogue entry of {name}: {error}")
         return found
-
-    def _ask(self, commands: Callable[[Generation], list[Command]]) -> Steps[Answer | Problem]:
-        """Ask under the generation of the call before, and once more if the pointer that comes back names another."""
-        for _ in range(FLIPS):
-            known = self._known
-            replies = yield [("GET", ACTIVE), ("HGETALL", FRESH), *(commands(known[1]) if known else ())]
-            if isinstance(replies, Exception):
-                return Problem(Reason.UNAVAILABLE, f"Redis: {replies}")
-            pointer, fresh, *rest = replies
-            if pointer is None:
-                self._known = None
-                return Problem(Reason.ABSENT, "no generation of counters is active yet")
-            if known and known[0] == pointer:
-                return fresh, rest
-            try:
-                self._known = pointer, Generation.model_validate_json(pointer)
-            except ValueError as error:
-                return Problem(Reason.UNREADABLE, f"{ACTIVE} is not of this version: {error}")
-        return Problem(Reason.UNREADABLE, f"{ACTIVE} changes at every read")
 
     def _judge(self, fresh_ms: int | None, now_ms: int) -> tuple[Reason | None, str]:
         """Say why what was read may lack something."""

@@ -111,9 +111,9 @@ class HistorySettings(_Group):
         "positive_feedback",
         "negative_feedback",
     )
-    """Signals that are remembered; none switches the history off."""
+    """Signals that are remembered."""
     days: int = Field(default=90, ge=1, le=3650)
-    """How long. `clickwell rebuild` finds as much of it as Kafka still has."""
+    """How long. After a loss of Redis workers find as much of it as Kafka still has."""
     max_items: int = Field(default=1000, ge=1, le=100_000)
     """Documents of one user and signal at most; the newest stay."""
     consumed: tuple[SignalName, ...] = ("purchase",)
@@ -141,7 +141,7 @@ class ProfileSettings(_Group):
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
-    lanes: tuple[Literal["popularity"], ...] = ("popularity",)
+    lanes: tuple[Literal["popularity", "history"], ...] = ("popularity", "history")
     """What is counted. A lane that the counters in Redis lack is counted from the log when a worker with it starts."""
     chunk_records: int = Field(default=10_000, ge=1, le=20_000)
     """Records handed to the lanes at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""

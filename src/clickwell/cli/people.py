@@ -14,8 +14,6 @@ from clickwell.errors import RedisError, UsageError
 from clickwell.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from clickwell.serving.interactions import InteractionReader
     from clickwell.serving.snapshot import Reason
 
@@ -87,7 +85,10 @@ def exclude(
     data: DataOption = None,
 ) -> None:
     """Print what to leave out of a user's results; with --json, as a filter for a search engine."""
-    with _reader(data) as reader:
+    settings = Settings.load(data)
+    if missing := [name for name in signal or () if name not in settings.history.signals]:
+        output.warn(f"not remembered by the workers: {', '.join(missing)}")
+    with _reader(settings) as reader:
         found = reader.exclusion(user, signal, days, negative_feedback=negative_feedback, field=field)
     _tell(found.consumption.reason, found.consumption.detail)
     if not json:
@@ -111,7 +112,7 @@ def profile(
     data: DataOption = None,
 ) -> None:
     """Print what a user prefers, from what the user did and the catalogue."""
-    with _reader(data) as reader:
+    with _reader(Settings.load(data)) as reader:
         found = reader.profile(user)
     _tell(found.reason, found.detail)
     if json:
@@ -191,13 +192,12 @@ def show(
     )
 
 
-def _reader(data: "Path | None") -> "InteractionReader":
+def _reader(settings: Settings) -> "InteractionReader":
     """Return a reader for a person, not a search, to wait for: Redis gets the time that workers give it."""
     import logging
 
     from clickwell.serving.interactions import InteractionReader
 
-    settings = Settings.load(data)
     # What the reader would log is printed by the command.
     logging.getLogger("clickwell.serving").setLevel(logging.ERROR)
     patient = settings.boosts.model_copy(update={"timeout": settings.redis.timeout})
