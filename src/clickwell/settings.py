@@ -100,10 +100,48 @@ class PopularitySettings(_Group):
         return self
 
 
+class HistorySettings(_Group):
+    """What is remembered of each user: which documents, by signal, and when last."""
+
+    signals: tuple[SignalName, ...] = (
+        "click",
+        "long_view",
+        "add_to_cart",
+        "purchase",
+        "positive_feedback",
+        "negative_feedback",
+    )
+    """Signals that are remembered."""
+    days: int = Field(default=90, ge=1, le=3650)
+    """How long. After a loss of Redis workers find as much of it as Kafka still has."""
+    max_items: int = Field(default=1000, ge=1, le=100_000)
+    """Documents of one user and signal at most; the newest stay."""
+    consumed: tuple[SignalName, ...] = ("purchase",)
+    """Signals that exclude a document from a user's results unless a call names others."""
+
+
+class ProfileSettings(_Group):
+    """How a user's history becomes preferences. Nothing is stored: a change shows at the next read."""
+
+    weights: dict[SignalName, float] = {
+        "click": 1.0,
+        "long_view": 2.0,
+        "add_to_cart": 3.0,
+        "purchase": 5.0,
+        "positive_feedback": 5.0,
+        "negative_feedback": -5.0,
+    }
+    """What the last time of each signal says about a document; a signal below zero speaks against it."""
+    half_life_days: float = Field(default=30.0, gt=0)
+    """Age at which it weighs half."""
+    prior: float = Field(default=5.0, ge=0)
+    """Weight at which a profile counts half: with little history it moves little."""
+
+
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
-    lanes: tuple[Literal["popularity"], ...] = ("popularity",)
+    lanes: tuple[Literal["popularity", "history"], ...] = ("popularity", "history")
     """What is counted. A lane that the counters in Redis lack is counted from the log when a worker with it starts."""
     chunk_records: int = Field(default=10_000, ge=1, le=20_000)
     """Records handed to the lanes at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
@@ -225,6 +263,8 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     popularity: PopularitySettings = PopularitySettings()
+    history: HistorySettings = HistorySettings()
+    profile: ProfileSettings = ProfileSettings()
     worker: WorkerSettings = WorkerSettings()
     sink: SinkSettings = SinkSettings()
     emitter: EmitterSettings = EmitterSettings()
