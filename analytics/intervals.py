@@ -132,9 +132,20 @@ def two_sided(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
-def below(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the chance that a standard normal value is at most each `z`."""
-    return np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in z.tolist()], np.float64)
+def tail(count: ArrayLike, of: ArrayLike, chance: ArrayLike) -> NDArray[np.float64]:
+    """Bound the chance that `of` trials bring a count as far from `of * chance`, to its side of it, as the one seen.
+
+    `exp(-n KL(count / n, chance))`: Chernoff's bound, which by Hoeffding, Annals of Mathematical Statistics 27 (1956),
+    holds as well when the trials have different chances of which `chance` is the mean. It is never too small, however
+    few the trials are; 1 without any.
+    """
+    n = np.maximum(np.asarray(of, np.float64), 1e-12)
+    seen, expected = np.clip(np.asarray(count, np.float64) / n, 0, 1), np.clip(np.asarray(chance, np.float64), 0, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hit = np.where(seen > 0, seen * np.log(seen / expected), 0.0)
+        miss = np.where(seen < 1, (1 - seen) * np.log((1 - seen) / (1 - expected)), 0.0)
+    bound: NDArray[np.float64] = np.exp(-n * (hit + miss))
+    return bound
 
 
 def discoveries(p: NDArray[np.float64], share: float = 0.05) -> NDArray[np.bool_]:
