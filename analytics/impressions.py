@@ -8,9 +8,9 @@ joined.relation.aggregate("position, avg(clicked::int)", "position")  # a DuckDB
 joined.connection.sql("select query_key, count(*) from impressions group by all")
 joined.counts.clicks_without_execution  # what could not be used, by reason
 ```
-A search's list says what was shown and where; what an event says of its position is only compared with it. A search that
-is told in several lists under one `execution_id` has pages: positions go on from one to the next. Executions of which
-there is no search, but `impression` or `view` events, are taken from these, with the position that each event has.
+A search's list says what was shown and where; what an event says of its position is only compared with it. A search
+that is told in several lists under one `execution_id` has pages: positions go on from one to the next. Executions of
+which there is no search, but `impression` or `view` events, are taken from these, at the positions that they tell.
 """
 
 import unicodedata
@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from clickwell.analytics import lake
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
@@ -102,6 +104,22 @@ def normal_query(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def rows(shown: duckdb.DuckDBPyRelation, sql: str) -> duckdb.DuckDBPyRelation:
+    """Return what a query finds in `shown`, which is the name that impressions, or a part of them, have in it."""
+    found = shown.query("shown", sql)
+    assert found is not None, "a query returns rows"
+    return found
+
+
+def at_position(values: NDArray[np.float64]) -> str:
+    """Return SQL for the value that belongs to a row's position; the last one where the list goes deeper.
+
+    It is a decimal: its sums are exact, so they do not depend on the order in which threads add.
+    """
+    listed = ", ".join(f"{value:.12f}" for value in values)
+    return f"[{listed}][least(position, {len(values) - 1}) + 1]"
+
+
 def join(
     settings: Settings, *, since: date | None = None, until: date | None = None, retriever: str | None = None
 ) -> Impressions:
@@ -141,7 +159,8 @@ _STRONGEST = f"greatest({', '.join(_WEIGHED)})"
 _EVENTS = """
 create table events as
 select execution_id, feature_id, min(position) as position, min(retriever_id) as retriever_id,
-       min(event_date) as day, max(timestamp) as last_at, list_sort(list_distinct(flatten(list(list_concat(interaction_type, case
+       min(event_date) as day, max(timestamp) as last_at,
+       list_sort(list_distinct(flatten(list(list_concat(interaction_type, case
          when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
          when list_contains(interaction_type, 'click') and duration_ms < $return_ms then ['return_to_results']
          else [] end))))) as signals
@@ -193,7 +212,7 @@ select execution_id, retriever_id, ranker_id, user_id, session_id, device, times
          as strength,
        last_at, told_position
 from joined
-"""
+"""  # noqa: S608  # constants of this module
 
 # Events without a retriever count for any, unless a search outside the range or of another retriever has them.
 _COUNTS = f"""
@@ -215,4 +234,4 @@ select
      and event_date <= $until and ($retriever is null or retriever_id = $retriever)
      and (execution_id is null or execution_id not in (select execution_id from searches))),
   (select count(*) from impressions where clicked and told_position <> position)
-"""
+"""  # noqa: S608  # constants of this module
