@@ -516,5 +516,3 @@ def at_equal_positions(before: list[PositionSignal], after: list[PositionSignal]
     half = Mean(2, means[0], means[0], means[0])
     reach = Z * variance**0.5
     return mean_change(half, Mean(2, means[1], means[1] - reach, means[1] + reach))
-
-

@@ -3,13 +3,14 @@
 import hashlib
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import output
+from clickwell.cli import output, send
 from clickwell.cli.output import DataOption, JsonOption
 from clickwell.cli.send import (
     PARTLY_DONE,
@@ -213,10 +214,17 @@ def load(
     format_: FormatOption = FileFormat.NATIVE,
     retriever: RetrieverOption = "default",
     first_position: FirstPositionOption = 1,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Through Kafka, so that they are counted too, and wait for the lake.")
+    ] = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the events of files into the lake, past Kafka and the counters; a load that broke off can be repeated."""
+    if publish:
+        through = partial(send.publish, sources, format_=format_, retriever=retriever, first_position=first_position)
+        through(wait=True, data=data, json=json)
+        return
     from clickwell.producers import publish as publishing
     from clickwell.producers.files import Lines
     from clickwell.sinks.load import Loader
