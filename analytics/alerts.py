@@ -40,7 +40,7 @@ MIN_CHANGE = 0.05
 OPEN = 4.0
 STAY = 2.0
 TOP_FALLS = 2.0
-"""Standard errors by which the clicks at the first position have to fall too."""
+"""Standard errors by which the clicks at the first position have to fall by more than MIN_CHANGE too."""
 MIN_CLICKS = 100
 MIN_SEARCHES = 200
 ZERO_MIN = 0.005
@@ -201,7 +201,7 @@ class _View:
     def findings(self) -> Iterator[Finding]:
         """Yield what each rule measures, however little it is."""
         clicks, expected, errors, total = self._ctr(self.depth)
-        top_falls = self._ctr(1)[2] > TOP_FALLS
+        top_falls = self._ctr(1, MIN_CHANGE)[2] > TOP_FALLS
         shown = int(self.hours.shown[self.now][:, :, : self.depth].sum())
         if expected >= MIN_CLICKS and top_falls:
             before, after = expected / max(total, 1), clicks / max(total, 1)

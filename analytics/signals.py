@@ -214,6 +214,7 @@ class Signals:
     skipped_documents: Findings[DocumentSignal]
     zero_result_queries: Findings[ZeroResultQuery]
     comparison: Comparison | None
+    """None when it was not asked for, or nobody searched before."""
     blind_spots: BlindSpots
 
     @property
@@ -479,8 +480,10 @@ def zero_result_queries(
     return Findings(rows, len(worst), int(enough.sum()), int((~enough).sum()))
 
 
-def _comparison(before: Period, after: Period) -> Comparison:
+def _comparison(before: Period, after: Period) -> Comparison | None:
     old, new = before.numbers(), after.numbers()
+    if not old.searches:
+        return None
     return Comparison(
         before=old,
         ctr=rate_change(old.ctr, new.ctr),
