@@ -19,7 +19,7 @@ from clickwell.stream_processors.lane import Arg
 log = logging.getLogger(__name__)
 
 # What the lanes share comes first.
-LIBRARY = ("functions.lua", "popularity.lua")
+LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua")
 
 
 class Outcome(Enum):
