@@ -121,10 +121,48 @@ class EngagementSettings(_Group):
     """Queries and documents of one window in each of the 64 shards at most; what is beyond is counted as `other`."""
 
 
+class HistorySettings(_Group):
+    """What is remembered of each user: which documents, by signal, and when last."""
+
+    signals: tuple[SignalName, ...] = (
+        "click",
+        "long_view",
+        "add_to_cart",
+        "purchase",
+        "positive_feedback",
+        "negative_feedback",
+    )
+    """Signals that are remembered."""
+    days: int = Field(default=90, ge=1, le=3650)
+    """How long. After a loss of Redis workers find as much of it as Kafka still has."""
+    max_items: int = Field(default=1000, ge=1, le=100_000)
+    """Documents of one user and signal at most; the newest stay."""
+    consumed: tuple[SignalName, ...] = ("purchase",)
+    """Signals that exclude a document from a user's results unless a call names others."""
+
+
+class ProfileSettings(_Group):
+    """How a user's history becomes preferences. Nothing is stored: a change shows at the next read."""
+
+    weights: dict[SignalName, float] = {
+        "click": 1.0,
+        "long_view": 2.0,
+        "add_to_cart": 3.0,
+        "purchase": 5.0,
+        "positive_feedback": 5.0,
+        "negative_feedback": -5.0,
+    }
+    """What the last time of each signal says about a document; a signal below zero speaks against it."""
+    half_life_days: float = Field(default=30.0, gt=0)
+    """Age at which it weighs half."""
+    prior: float = Field(default=5.0, ge=0)
+    """Weight at which a profile counts half: with little history it moves little."""
+
+
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
-    lanes: tuple[Literal["popularity", "engagement"], ...] = ("popularity", "engagement")
+    lanes: tuple[Literal["popularity", "engagement", "history"], ...] = ("popularity", "engagement", "history")
     """What is counted. A lane that the counters in Redis lack is counted from the log when a worker with it starts."""
     chunk_records: int = Field(default=10_000, ge=1, le=20_000)
     """Records handed to the lanes at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
@@ -203,6 +241,25 @@ class BoostSettings(_Group):
     """Keep what was read for this long in the process; 0 asks Redis every time."""
 
 
+class ApiSettings(_Group):
+    """How the HTTP API listens, and its limits."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Beyond this machine it serves nobody until there is a key: `clickwell keys create`."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    origins: tuple[str, ...] = ()
+    """Origins whose pages may send events, such as `https://shop.example`; keys may name further ones."""
+    ack_seconds: float = Field(default=10.0, gt=0, le=60)
+    """Longest wait for the broker before a request is answered with 503."""
+    read_seconds: float = Field(default=10.0, gt=0, le=300)
+    """Time in which a request, body included, must have arrived."""
+    connections: int = Field(default=1000, ge=1, le=100_000)
+    """Connections held at once; further ones are answered with 503."""
+    memory_mb: int = Field(default=128, ge=4, le=65_536)
+    """Bodies held in memory at once; what goes beyond is answered with 503."""
+
+
 class _StackSource(PydanticBaseSettingsSource):
     """The addresses that `clickwell up` wrote."""
 
@@ -228,10 +285,13 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     popularity: PopularitySettings = PopularitySettings()
     engagement: EngagementSettings = EngagementSettings()
+    history: HistorySettings = HistorySettings()
+    profile: ProfileSettings = ProfileSettings()
     worker: WorkerSettings = WorkerSettings()
     sink: SinkSettings = SinkSettings()
     emitter: EmitterSettings = EmitterSettings()
     boosts: BoostSettings = BoostSettings()
+    api: ApiSettings = ApiSettings()
 
     @property
     def lake_uri(self) -> str:
