@@ -118,7 +118,7 @@ def files(
     """List the live Parquet files, for tools that know no Delta."""
     from clickwell.analytics import lake
 
-    found = lake.files(settings_for_lake(data), table, since=day(since), until=day(until))
+    found = lake.files(settings_for_lake(data), table, since=day_of(since), until=day_of(until))
     if json:
         output.emit({"files": found})
         return
@@ -197,7 +197,7 @@ def sql(
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other")
-    with lake.connect(settings_for_lake(data), since=day(since), until=day(until)) as connection:
+    with lake.connect(settings_for_lake(data), since=day_of(since), until=day_of(until)) as connection:
         found = lake.query(connection, query)
     if json:
         output.emit({"rows": found.to_pylist()})
@@ -273,8 +273,8 @@ def export(
         table,
         target,
         form=form.value,
-        since=day(since),
-        until=day(until),
+        since=day_of(since),
+        until=day_of(until),
         columns=column or (),
     )
     output.done(f"{sum(one.rows for one in found):,} rows in {len(found)} files in {target}")
@@ -300,11 +300,11 @@ def _tables() -> Any:
     return TABLES
 
 
-def day(text: str | None) -> date | None:
-    """Return the day that an option names.
+def day_of(text: str | None) -> date | None:
+    """Return the day that an option names: a date, or `today` in UTC.
 
     Raises:
-        UsageError: it is not a date.
+        UsageError: it is neither.
     """
     if text is None:
         return None
