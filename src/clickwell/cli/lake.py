@@ -11,7 +11,14 @@ import typer
 
 from clickwell.cli import output
 from clickwell.cli.output import DataOption, JsonOption
-from clickwell.cli.send import PARTLY_DONE, FileFormat, tell_rejects
+from clickwell.cli.send import (
+    PARTLY_DONE,
+    FileFormat,
+    FirstPositionOption,
+    FormatOption,
+    RetrieverOption,
+    tell_rejects,
+)
 from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
@@ -203,10 +210,9 @@ def sql(
 def load(
     sources: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON lines, plain or gzip; - is stdin.")],
     *,
-    format_: Annotated[
-        FileFormat, typer.Option("--format", help="native: a line is an event; sessions: a search with its clicks.")
-    ] = FileFormat.NATIVE,
-    retriever: Annotated[str, typer.Option(help="retriever_id of the events of a session log.")] = "default",
+    format_: FormatOption = FileFormat.NATIVE,
+    retriever: RetrieverOption = "default",
+    first_position: FirstPositionOption = 1,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -216,7 +222,7 @@ def load(
     from clickwell.sinks.load import Loader
 
     settings = _settings(data)
-    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms)
+    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms, first_position)
     with Lines(sources, twice=True) as lines:
         content = hashlib.blake2b(repr(form).encode(), digest_size=12)
         total = 0
@@ -232,7 +238,8 @@ def load(
     output.done(f"Loaded {new:,} events in {result.seconds:.1f} s; {before:,} were there, {repeats:,} are repeats")
     tell_rejects(result)
     if json:
-        output.emit({"loaded": stats, "rejected": result.rejected.total(), "rejects": result.rejects})
+        left_out = {"rejected": result.rejected.total(), "rejects": result.rejects}
+        output.emit({"loaded": stats, **left_out, "not_applicable": result.not_applicable})
     if result.rejected:
         raise typer.Exit(PARTLY_DONE)
 
