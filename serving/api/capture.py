@@ -1,9 +1,9 @@
 """Takes events into the log and tells what became of each: `accepted` means that the broker has it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 from clickwell.clock import Clock, SystemClock
@@ -12,7 +12,6 @@ from clickwell.producers.deliveries import Delivery
 from clickwell.producers.emitter import Emitter
 from clickwell.producers.records import Kind, Record
 from clickwell.schemas.decode import AnyRow, Decoder, EventDecoder, Row
-from clickwell.schemas.decode import Record as AnyRecord
 from clickwell.schemas.decode_searches import SearchDecoder, SearchRow
 from clickwell.serving.api.events import prepare
 from clickwell.serving.api.problems import RETRY_SECONDS, Problem
@@ -101,7 +100,7 @@ class Capture:
             "search": _Way[SearchRow](
                 decoder=SearchDecoder(),
                 mint_ids=False,
-                identity=lambda row: (row.execution_id, "\0".join(row.results)),
+                identity=lambda row: (row.execution_id, _digest(row.results)),
                 key=lambda row: row.execution_id,
                 uses=uses.of_search,
                 verdict=lambda event_id: Verdict("accepted", execution_id=event_id),
@@ -113,13 +112,31 @@ class Capture:
         self._recent: dict[Identity, _Ticket] = {}
         self._older: dict[Identity, _Ticket] = {}
         self._stuck = False
-        self.counts: Counter[tuple[Kind, str]] = Counter()
-        """Events since the start, by kind and verdict."""
+        self.counted: Callable[[Kind, str, int], None] = lambda _kind, _verdict, _events: None
+        """Told how many events of a kind got a verdict."""
 
     @property
     def stuck(self) -> bool:
         """Whether the broker has confirmed nothing since a request gave up waiting for it."""
         return self._stuck and self._emitter.pending > 0
+
+    @property
+    def pending(self) -> int:
+        """Events that the broker has not confirmed."""
+        return self._emitter.pending
+
+    async def confirm(self, record: Record) -> None:
+        """Send one record and return once the broker has it.
+
+        Raises:
+            Problem: 503, the broker does not confirm; the record may have got in.
+        """
+        self._check()
+        ticket = _Ticket()
+        sent = self._offer(record, ticket)
+        ticket.expect(int(sent))
+        if not (sent and await self._confirmed([(ticket, record.id)])):
+            raise _unavailable("the event log has not confirmed the request; send it again")
 
     async def take(
         self, kind: Kind, events: Sequence[bytes | Mapping[str, Any]], *, salt: bytes = b"", single: bool = False
@@ -135,8 +152,7 @@ class Capture:
         Raises:
             Problem: 503, the broker does not confirm. Events may have got in; with the same ids they count once.
         """
-        if self.stuck:
-            raise Problem(503, "unavailable", "the event log does not answer", retry_after=RETRY_SECONDS)
+        self._check()
         way = self._ways[kind]
         received, refused = prepare(events, self._clock.now_ms(), mint_ids=way.mint_ids, salt=salt)
         batch = way.decoder.decode(received)
@@ -157,7 +173,10 @@ class Capture:
             if known is not None and identity[0] not in known.failed:
                 verdict.verdict = "duplicate"
                 awaited.append((known, identity[0]))
-            elif complete := complete and self._offer(kind, identity[0], way.key(row), record, ticket):
+                continue
+            assert record.value is not None
+            event = Record(kind, identity[0], way.key(row).encode(), record.value)
+            if complete := complete and self._offer(event, ticket):
                 self._recent[identity] = ticket
                 awaited.append((ticket, identity[0]))
                 sent += 1
@@ -168,14 +187,18 @@ class Capture:
             self._refuse(kind, verdicts)
         answer = answer_of(verdicts, single=single)
         for name in ("accepted", "duplicate", "rejected"):
-            self.counts[kind, name] += getattr(answer, name)
+            self.counted(kind, name, getattr(answer, name))
         return answer
 
-    def _offer(self, kind: Kind, event_id: str, key: str, record: AnyRecord, ticket: _Ticket) -> bool:
-        """Hand an event to the emitter; False when it takes no more."""
-        assert record.value is not None
+    def _check(self) -> None:
+        """Refuse at once what would only wait behind what the broker does not take."""
+        if self.stuck:
+            raise _unavailable("the event log does not answer")
+
+    def _offer(self, record: Record, ticket: _Ticket) -> bool:
+        """Hand a record to the emitter; False when it takes no more."""
         try:
-            return self._emitter.offer(Record(kind, event_id, key.encode(), record.value), ticket.report)
+            return self._emitter.offer(record, ticket.report)
         except KafkaError:
             return False
 
@@ -190,14 +213,19 @@ class Capture:
         return not any(event_id in ticket.failed for ticket, event_id in awaited)
 
     def _refuse(self, kind: Kind, verdicts: list[Any]) -> None:
-        for verdict in verdicts:
-            if verdict is not None and verdict.verdict != "rejected":
-                verdict.verdict = "unconfirmed"
-                self.counts[kind, "unconfirmed"] += 1
-        raise Problem(
-            503,
-            "unavailable",
-            "the event log has not confirmed all events; send them again with the same ids",
-            retry_after=RETRY_SECONDS,
-            members={"results": [verdict for verdict in verdicts if verdict is not None]},
+        unconfirmed = [verdict for verdict in verdicts if verdict.verdict != "rejected"]
+        for verdict in unconfirmed:
+            verdict.verdict = "unconfirmed"
+        self.counted(kind, "unconfirmed", len(unconfirmed))
+        raise _unavailable(
+            "the event log has not confirmed all events; send them again with the same ids", {"results": verdicts}
         )
+
+
+def _unavailable(detail: str, members: Mapping[str, Any] | None = None) -> Problem:
+    return Problem(503, "unavailable", detail, retry_after=RETRY_SECONDS, members=members)
+
+
+def _digest(results: Sequence[str]) -> str:
+    """Return what stands for a list of results, which may be a thousand times as long."""
+    return blake2b("\0".join(results).encode(), digest_size=16).hexdigest()

@@ -77,10 +77,13 @@ def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: 
     if value.count(b":") != _members(event):
         json.loads(value.decode(), object_pairs_hook=_once)
     added: dict[str, Any] = {}
-    if mint_ids and event.get("interaction_id") in {None, ""}:
+    if mint_ids and event.get("interaction_id") in (None, ""):
         added["interaction_id"] = _lasting_id(salt, place, value) if salt else new_id()
     if event.get("timestamp") is None:
         added["timestamp"] = received_ms
+    # Records that begin with this name are clickwell's own, and a sender must not be able to write one.
+    if "clickwell" in event:
+        return msgspec.json.encode({"timestamp": None} | event | added)
     if not added:
         return value
     if not event or event.keys() & added.keys():

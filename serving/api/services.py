@@ -13,7 +13,7 @@ from clickwell.producers.emitter import Emitter
 from clickwell.redis_client import bad_address, client_options
 from clickwell.serving.api.access import Access
 from clickwell.serving.api.capture import Capture
-from clickwell.serving.api.limits import Bodies
+from clickwell.serving.api.observe import Metrics
 from clickwell.serving.boosts import AsyncBoostReader
 from clickwell.settings import Settings
 
@@ -45,8 +45,8 @@ class Services:
         except ValueError as error:
             raise bad_address(error) from None
         self.access = Access(self.redis, settings.api.origins)
-        self.bodies = Bodies(settings.api.memory_mb << 20, settings.api.read_seconds)
         self.reader = AsyncBoostReader(settings)
+        self.metrics = Metrics()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -55,6 +55,7 @@ class Services:
         buffers = self.settings.emitter.model_copy(update={"spool": None})
         self.emitter = Emitter(self.settings.model_copy(update={"emitter": buffers}), source="api")
         self.capture = Capture(self.settings, self.emitter)
+        self.metrics.watch(self.capture)
         await self.access.refresh()
         refreshing = asyncio.create_task(self.access.keep_fresh())
         try:

@@ -180,16 +180,16 @@ class ApiSettings(_Group):
 
     host: str = "127.0.0.1"
     """Address to listen on. Beyond this machine it serves nobody until there is a key: `clickwell keys create`."""
-    port: int = Field(default=8080, ge=1, le=65535)
-    """Port to listen on."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may send events, such as `https://shop.example`; keys may name further ones."""
     ack_seconds: float = Field(default=10.0, gt=0, le=60)
     """Longest wait for the broker before a request is answered with 503."""
     read_seconds: float = Field(default=10.0, gt=0, le=300)
-    """Time in which a request's head, and then its body, must have arrived."""
+    """Time in which a request, body included, must have arrived."""
     connections: int = Field(default=1000, ge=1, le=100_000)
-    """Connections served at once; further ones are answered with 503."""
+    """Connections held at once; further ones are answered with 503."""
     memory_mb: int = Field(default=128, ge=4, le=65_536)
     """Bodies held in memory at once; what goes beyond is answered with 503."""
 
