@@ -128,6 +128,14 @@ def connect(settings: Settings, *, since: date | None = None, until: date | None
     return connection
 
 
+def complete(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give a connection of `connect` an empty view for each table that does not exist yet."""
+    present = {name for (name,) in connection.execute("select view_name from duckdb_views()").fetchall()}
+    for table in TABLES:
+        if table.name not in present:
+            connection.register(table.name, table.delta_schema.empty_table())
+
+
 def query(connection: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
     """Run one query on a connection of `connect` and return its rows; safe for text from outside.
 

@@ -15,6 +15,7 @@ from clickwell.serving.api.access import Access
 from clickwell.serving.api.capture import Capture
 from clickwell.serving.api.observe import Metrics
 from clickwell.serving.boosts import AsyncBoostReader
+from clickwell.serving.interactions import AsyncInteractionReader
 from clickwell.settings import Settings
 
 # After the last request; what the broker has not confirmed by then was answered with 503.
@@ -47,6 +48,7 @@ class Services:
         self.access = Access(self.redis, settings.api.origins)
         self.reader = AsyncBoostReader(settings)
         self.metrics = Metrics()
+        self.interactions = AsyncInteractionReader(settings)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -66,6 +68,7 @@ class Services:
                 await refreshing
             await asyncio.to_thread(self.emitter.close, _CLOSE_SECONDS)
             await self.reader.aclose()
+            await self.interactions.aclose()
             await self.redis.aclose()
 
 

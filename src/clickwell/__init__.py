@@ -5,6 +5,7 @@ The public names are loaded on first use, so that a service which only emits eve
 - `Emitter`, `AsyncEmitter` send interactions and searches to Kafka;
 - `BoostReader`, `AsyncBoostReader` read popularity boosts from Redis in one round trip;
 - `rerank` orders a result list by them;
+- `InteractionReader`, `AsyncInteractionReader` read what a user did: exclusions, preferences, a personal order;
 - `Interaction`, `Search` are the events.
 """
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from clickwell.schemas.interactions import Interaction
     from clickwell.schemas.searches import Search
     from clickwell.serving.boosts import AsyncBoostReader, BoostReader
+    from clickwell.serving.interactions import AsyncInteractionReader, InteractionReader
     from clickwell.serving.rerank import rerank
 
 __version__ = version("clickwell")
@@ -25,9 +27,11 @@ __version__ = version("clickwell")
 _HOMES = {
     "AsyncBoostReader": "clickwell.serving.boosts",
     "AsyncEmitter": "clickwell.producers.aio",
+    "AsyncInteractionReader": "clickwell.serving.interactions",
     "BoostReader": "clickwell.serving.boosts",
     "Emitter": "clickwell.producers.emitter",
     "Interaction": "clickwell.schemas.interactions",
+    "InteractionReader": "clickwell.serving.interactions",
     "Search": "clickwell.schemas.searches",
     "rerank": "clickwell.serving.rerank",
 }
@@ -35,9 +39,11 @@ _HOMES = {
 __all__ = [
     "AsyncBoostReader",
     "AsyncEmitter",
+    "AsyncInteractionReader",
     "BoostReader",
     "Emitter",
     "Interaction",
+    "InteractionReader",
     "Search",
     "__version__",
     "rerank",

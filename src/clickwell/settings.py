@@ -86,6 +86,11 @@ class PopularitySettings(_Group):
         """Length of one slot in milliseconds."""
         return self.slot_hours * MS_PER_HOUR
 
+    @property
+    def dedup_ms(self) -> int:
+        """The dedup window in milliseconds."""
+        return self.dedup_hours * MS_PER_HOUR
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not 1 <= len(self.signals) <= 8 or len(set(self.signals)) != len(self.signals):
@@ -95,11 +100,51 @@ class PopularitySettings(_Group):
         return self
 
 
+class HistorySettings(_Group):
+    """What is remembered of each user: which documents, by signal, and when last."""
+
+    signals: tuple[SignalName, ...] = (
+        "click",
+        "long_view",
+        "add_to_cart",
+        "purchase",
+        "positive_feedback",
+        "negative_feedback",
+    )
+    """Signals that are remembered."""
+    days: int = Field(default=90, ge=1, le=3650)
+    """How long. After a loss of Redis workers find as much of it as Kafka still has."""
+    max_items: int = Field(default=1000, ge=1, le=100_000)
+    """Documents of one user and signal at most; the newest stay."""
+    consumed: tuple[SignalName, ...] = ("purchase",)
+    """Signals that exclude a document from a user's results unless a call names others."""
+
+
+class ProfileSettings(_Group):
+    """How a user's history becomes preferences. Nothing is stored: a change shows at the next read."""
+
+    weights: dict[SignalName, float] = {
+        "click": 1.0,
+        "long_view": 2.0,
+        "add_to_cart": 3.0,
+        "purchase": 5.0,
+        "positive_feedback": 5.0,
+        "negative_feedback": -5.0,
+    }
+    """What the last time of each signal says about a document; a signal below zero speaks against it."""
+    half_life_days: float = Field(default=30.0, gt=0)
+    """Age at which it weighs half."""
+    prior: float = Field(default=5.0, ge=0)
+    """Weight at which a profile counts half: with little history it moves little."""
+
+
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
+    lanes: tuple[Literal["popularity", "history"], ...] = ("popularity", "history")
+    """What is counted. A lane that the counters in Redis lack is counted from the log when a worker with it starts."""
     chunk_records: int = Field(default=10_000, ge=1, le=20_000)
-    """Records handed to a lane at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
+    """Records handed to the lanes at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
     fetch_bytes: int = Field(default=2 << 20, ge=1 << 12, le=1 << 26)
     """Bytes asked of the broker for one partition at once."""
     session_timeout: float = Field(default=30.0, ge=6, le=300)
@@ -218,6 +263,8 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     popularity: PopularitySettings = PopularitySettings()
+    history: HistorySettings = HistorySettings()
+    profile: ProfileSettings = ProfileSettings()
     worker: WorkerSettings = WorkerSettings()
     sink: SinkSettings = SinkSettings()
     emitter: EmitterSettings = EmitterSettings()
