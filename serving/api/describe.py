@@ -112,12 +112,13 @@ def _ingest_dialect(name: str) -> dict[str, Any]:
     batch = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS}
     operation = _ingest("interaction")
     operation["requestBody"]["content"]["application/json"] = {"schema": {"anyOf": [event, batch]}}
-    return operation | {
+    operation |= {
         "tags": ["dialects"],
         "summary": f"Take one event as {name} writes it, or a batch.",
         "operationId": f"post_{name.lower()}",
         "parameters": PARAMETERS,
     }
+    return operation
 
 
 def _add_problems(operation: dict[str, Any]) -> None:
