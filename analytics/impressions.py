@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from clickwell.analytics import lake
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
 from clickwell.settings import Settings
-from clickwell.sinks.table import TABLES
 
 COLUMNS = {
     "execution_id": "the search",
@@ -136,9 +135,7 @@ def join(
         LakeError: there is no table at all, or the storage does not answer.
     """
     connection = lake.connect(settings, since=since, until=until + _FOLLOWS if until else None)
-    for table in TABLES:
-        if not connection.execute("select 1 from duckdb_views() where view_name = $1", [table.name]).fetchone():
-            connection.register(table.name, table.delta_schema.empty_table())
+    lake.complete(connection)
     until = until or date.max
     connection.execute(_EVENTS, {"long_view_ms": settings.popularity.long_view_ms, "return_ms": RETURN_TO_RESULTS_MS})
     connection.execute(_SHOWN, {"until": until, "retriever": retriever})
