@@ -133,9 +133,11 @@ def test_robots_bursts_and_heavy_users_are_left_out(tmp_path):
     searches += [(BASE + n * 1000, "robot", f"q{n}", results, {}) for n in range(40)]
     searches += [(BASE + n * DAY, "clicker", f"q{n}", results, everything) for n in range(12)]
     searches += [(BASE + n * DAY, "fan", "q", results, {}) for n in range(8)]
+    searches += [(BASE, "human1", " ", results, {}), (BASE, None, "", results, {})]
     joined = join(write(tmp_path, searches))
     left = leave_out(joined)
     assert (left.bursts, left.clickers, left.repeats, left.heavy) == (40, 12, 5, 0)
+    assert left.without_query == 2
     who = dict(joined.connection.sql("select user_id, count(*) // 10 from impressions group by all").fetchall())
     assert who == {"fan": 3} | {f"human{n}": 1 for n in range(5)}
 
@@ -288,6 +290,7 @@ def test_several_retrievers_must_be_told_apart(shop, tmp_path, clickwell):
     assert done.returncode == 0, done.stderr
     assert "not identifiable" in done.stderr
     assert done.stdout.splitlines()[1].split("\t") == ["0", "1.000", "1.000", "1.000", "0"]
+    assert clickwell("relevance", "--diagnose", "--until", "2025-02-01", "--data", tmp_path).returncode == 2
     first, second = (propensities(shop, method=method) for method in ("all-pairs", "regression-em"))
     assert (first.method, second.method) == ("all-pairs", "regression-em")
     assert second.identifiable
