@@ -48,7 +48,7 @@ _REFUSALS = {
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the document of an app; made once."""
-    document = app.openapi_schema
+    document: dict[str, Any] | None = app.openapi_schema
     if document is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})

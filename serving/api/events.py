@@ -88,6 +88,8 @@ def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: 
         return value
     if not event or event.keys() & added.keys():
         return msgspec.json.encode(event | added)
+    if len(added) == 1 and "timestamp" in added:
+        return value.rstrip()[:-1] + b',"timestamp":%d}' % received_ms
     return value.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
