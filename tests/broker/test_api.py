@@ -3,22 +3,19 @@
 import gzip
 import json
 import secrets
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 import zstandard
 
-from clickwell.devstack.process import free_port
-from clickwell.devstack.stack import Api
-from clickwell.devstack.valkey import ValkeyServer
-from clickwell.kafka import KafkaLog
-from clickwell.producers.topics import ensure_topics
 from clickwell.schemas.topics import ERASURES, INTERACTIONS, SEARCHES
-from clickwell.settings import Settings
+
+from .api_server import READ_SECONDS, Server, wait_for
 
 INTERACTIONS_URL = "/v1/retrievers/interactions"
 SEEDS_OWN = {
@@ -28,79 +25,8 @@ SEEDS_OWN = {
     "user_id": "u-seed",
     "session_id": "s-seed",
 }
-READ_SECONDS = 1
 
 pytestmark = pytest.mark.broker
-
-
-class Server:
-    """One API process on the tests' broker and a Valkey of its own."""
-
-    def __init__(self, kafka: str, folder: Path) -> None:
-        self.valkey = ValkeyServer(folder)
-        self.valkey.start()
-        self.environment = {
-            "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": kafka,
-            "CLICKWELL_REDIS__URL": self.valkey.url,
-            "CLICKWELL_API__READ_SECONDS": str(READ_SECONDS),
-            "CLICKWELL_API__CONNECTIONS": "200",
-            "CLICKWELL_API__ORIGINS": '["https://shop.example"]',
-        }
-        self.folder = folder
-        self.api = Api(folder, free_port())
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            self.settings = Settings.load(folder)
-            ensure_topics(self.settings)
-            self.api.spawn()
-        self.client = httpx2.Client(base_url=self.api.address, timeout=20)
-        deadline = time.monotonic() + 30
-        while not self._ready():
-            assert time.monotonic() < deadline, self.api.last_words()
-            time.sleep(0.05)
-
-    def _ready(self) -> bool:
-        try:
-            return self.client.get("/readyz").status_code == 200
-        except httpx2.HTTPError:
-            return False
-
-    def raw(self, request: bytes, wait: float = 5.0) -> bytes:
-        """Send bytes as they are and return what comes back before the connection is closed or the time is over."""
-        with socket.create_connection(("127.0.0.1", self.api.port), wait) as connection:
-            answer = b""
-            try:
-                connection.sendall(request)
-                while part := connection.recv(65536):
-                    answer += part
-                    if b"\r\n\r\n" in answer and b"connection: close" not in answer.lower():
-                        break
-            except TimeoutError:
-                pass
-            except ConnectionError:
-                pass
-            return answer
-
-    def log(self, topic: str) -> list[tuple[str, bytes]]:
-        """Return the ids and values of a topic's records."""
-        log = KafkaLog(self.settings.kafka)
-        ends = log.latest(topic, range(log.describe(topic)[1]))
-        return [
-            (record.headers["ce_id"].decode(), record.value or b"")
-            for record in log.read(topic, dict.fromkeys(ends, 0), ends)
-        ]
-
-    def key(self, clickwell, *options: str) -> dict[str, str]:
-        """Make a key as a user does and return the header that shows it."""
-        made = clickwell("keys", "create", *options, "--json", "--data", self.folder, **self.environment)
-        assert made.returncode == 0, made.stderr
-        return {"Authorization": f"Bearer {json.loads(made.stdout)['key']}"}
-
-    def stop(self) -> None:
-        self.client.close()
-        self.api.stop()
-        self.valkey.stop()
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +45,6 @@ def guarded(kafka: str, clickwell, tmp_path_factory: pytest.TempPathFactory) -> 
     wait_for(lambda: started.client.get("/v1/top").status_code == 200)
     yield started
     started.stop()
-
-
-def wait_for(condition, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def click(**fields) -> dict:
@@ -321,6 +240,49 @@ def test_pages_of_known_origins_may_send(server):
     sent = server.client.post(INTERACTIONS_URL, content=json.dumps([click()]), headers=beacon)
     assert sent.status_code == 202
     assert sent.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+PAGE = """
+const sent = [], listeners = {};
+Object.defineProperty(globalThis, "navigator", {value: {sendBeacon: (url, body) => sent.push({url, body})}});
+globalThis.window = globalThis;
+globalThis.sessionStorage = {};
+globalThis.addEventListener = (name, listener) => { listeners[name] = listener; };
+globalThis.document = {
+  currentScript: {src: "http://api.example/v1/beacon.js", dataset: {retriever: "site", key: "cw_k"}},
+  addEventListener: (name, listener) => { listeners[name] = listener; },
+};
+eval(require("fs").readFileSync(0, "utf8"));
+clickwell.search({execution_id: "e1", query: "shoes", results: ["d1", "d2"]});
+const hit = {dataset: {cwFeature: "d2", cwPosition: "1"}};
+listeners.click({target: {closest: () => hit}});
+for (let n = 0; n < 60; n++) clickwell.send({feature_id: "d1", interaction_type: ["view"], user_id: "u"});
+listeners.pagehide();
+console.log(JSON.stringify(sent));
+process.exit();
+"""
+
+
+def test_a_page_that_loads_the_beacon_sends_events_that_are_taken(server):
+    """What was shown, and clicks on marked results, joined to it; in batches; two kilobytes do it."""
+    source = server.client.get("/v1/beacon.js")
+    assert len(source.content) <= 2048
+    if (node := shutil.which("node")) is None:
+        pytest.skip("node is not installed")
+    ran = subprocess.run([node, "-e", PAGE], check=True, capture_output=True, input=source.content, timeout=30)
+    sent = json.loads(ran.stdout)
+    assert len(sent) == 3
+    beacon = {"Origin": "https://shop.example", "Content-Type": "text/plain;charset=UTF-8"}
+    results = []
+    for each in sent:
+        path = each["url"].removeprefix("http://api.example")
+        answer = server.client.post(path, content=each["body"], headers=beacon)
+        assert answer.status_code == 202
+        results += answer.json()["results"]
+    assert {each["verdict"] for each in results} == {"accepted"}
+    clicks = [each for each in results if each.get("uses", [])[:2] == ["boost", "ctr"]]
+    assert [each["uses"] for each in clicks] == [["boost", "ctr", "training"]]
+    assert sent[0]["url"].endswith("/interactions?key=cw_k")
 
 
 def test_a_key_may_do_what_its_scopes_say(guarded, clickwell):
