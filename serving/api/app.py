@@ -11,7 +11,18 @@ from functools import partial
 from fastapi import FastAPI
 
 import clickwell
-from clickwell.serving.api import beacon, boosting, erasing, health, ingest, listing, people
+from clickwell.serving.api import (
+    beacon,
+    boosting,
+    dashboard,
+    dialects,
+    erasing,
+    health,
+    ingest,
+    letters,
+    listing,
+    people,
+)
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.describe import describe
 from clickwell.serving.api.limits import Bodies
@@ -39,8 +50,18 @@ def build_app(settings: Settings) -> FastAPI:
     app.state.readying = health.Readying(services)
     app.state.requested = erasing.Requested()
     # Routes are tried in order, and these are asked for most.
-    app.router.routes[:0] = ingest.routes()
-    for router in (listing.router, erasing.router, boosting.router, people.router, beacon.router, health.router):
+    app.router.routes[:0] = [*ingest.routes(), *dialects.routes()]
+    for router in (
+        listing.router,
+        erasing.router,
+        boosting.router,
+        people.router,
+        letters.router,
+        beacon.router,
+        dashboard.pages,
+        dashboard.data,
+        health.router,
+    ):
         app.include_router(router)
     add_problems(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way

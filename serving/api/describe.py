@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from clickwell.producers.records import Kind
 from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
+from clickwell.serving.api.dialects import DIALECTS, PARAMETERS
 from clickwell.serving.api.ingest import LINES, MAX_IDEMPOTENCY_KEY, PATHS
 from clickwell.serving.api.limits import MAX_BODY, MAX_EVENTS
 from clickwell.serving.api.problems import MEDIA_TYPE
@@ -41,6 +42,7 @@ _REFUSALS = {
     "408": "Too slow",
     "413": "Too large",
     "415": "Of an unknown type or encoding",
+    "431": "The head is too large",
     "429": "The key's quota is used up",
     "503": "Something needed is away; Retry-After says when to try again",
 }
@@ -58,6 +60,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for path, kind in PATHS.items():
             schemas.update(_event_schemas(_MODELS[kind]))
             document["paths"].setdefault(path, {})["post"] = _ingest(kind)
+        for path, name in DIALECTS.items():
+            document["paths"][path] = {"post": _ingest_dialect(name)}
         for path in document["paths"].values():
             for operation in path.values():
                 _add_problems(operation)
@@ -102,6 +106,20 @@ def _ingest(kind: Kind) -> dict[str, Any]:
         },
         "security": [{"HTTPBearer": []}, {"APIKeyHeader": []}],
     }
+
+
+def _ingest_dialect(name: str) -> dict[str, Any]:
+    event = {"type": "object", "description": f"An event of {name}."}
+    batch = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS}
+    operation = _ingest("interaction")
+    operation["requestBody"]["content"]["application/json"] = {"schema": {"anyOf": [event, batch]}}
+    operation |= {
+        "tags": ["dialects"],
+        "summary": f"Take one event as {name} writes it, or a batch.",
+        "operationId": f"post_{name.lower()}",
+        "parameters": PARAMETERS,
+    }
+    return operation
 
 
 def _add_problems(operation: dict[str, Any]) -> None:

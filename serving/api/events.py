@@ -68,14 +68,27 @@ def split(body: bytes, *, lines: bool) -> tuple[list[bytes], bool]:
         raise DecodeError("bad_json", f"the array is not JSON: {error}") from None
 
 
-def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: bytes) -> bytes:
-    # Decoding everything is stricter than the models on purpose: what they would skip is still stored and exported.
+def strictly(value: bytes) -> dict[str, Any]:
+    """Return the object of one event.
+
+    Decoding everything is stricter than the models on purpose: what they would skip is still stored and exported.
+
+    Raises:
+        DecodeError: it is no object, or has a name twice.
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
     event = msgspec.json.decode(value)
     if not isinstance(event, dict):
         raise DecodeError("not_an_object", f"an event is a JSON object, not {type(event).__name__}")
     # Each member has a colon; as many colons as members leave no room for a member twice.
     if value.count(b":") != _members(event):
         json.loads(value.decode(), object_pairs_hook=_once)
+    return event
+
+
+def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: bytes) -> bytes:
+    event = strictly(value)
     added: dict[str, Any] = {}
     if mint_ids and event.get("interaction_id") in (None, ""):
         added["interaction_id"] = _lasting_id(salt, place, value) if salt else new_id()

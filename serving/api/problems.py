@@ -17,7 +17,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, LakeError, RedisError, UsageError
+from clickwell.errors import (
+    ClickwellError,
+    DecodeError,
+    DependencyError,
+    KafkaError,
+    LakeError,
+    NoTableError,
+    RedisError,
+    UsageError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 # Long enough for a broker to elect a leader, short enough for a page that waits.
@@ -29,7 +38,7 @@ log = logging.getLogger("clickwell.api")
 _AWAY: dict[type[DependencyError], str] = {
     KafkaError: "the event log does not answer; nothing that was not confirmed is promised",
     RedisError: "the counters do not answer",
-    LakeError: "the lake does not answer, or holds nothing yet",
+    LakeError: "the lake does not answer",
 }
 
 
@@ -84,6 +93,8 @@ def problem_of(error: ClickwellError) -> Problem:
         return Problem(400, error.reason, str(error), members={"field": error.field})
     if isinstance(error, UsageError):
         return Problem(400, "bad_request", "; ".join(filter(None, (error.message, error.why))))
+    if isinstance(error, NoTableError):
+        return Problem(404, "nothing_stored", "the lake holds nothing of the kind yet")
     if isinstance(error, DependencyError):
         log.warning("%s %s: %s", error.code, error.message, error.why)
         detail = next((text for kind, text in _AWAY.items() if isinstance(error, kind)), "something needed is away")

@@ -20,6 +20,7 @@ may have mended and sent the event too: that counts once only under the same `in
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
@@ -27,7 +28,7 @@ from confluent_kafka import KafkaError as Report
 from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.clock import SystemClock
-from clickwell.errors import DecodeError, KafkaError, UsageError
+from clickwell.errors import DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.producers.emitter import MAX_RECORD_BYTES
@@ -53,16 +54,16 @@ REPLAY_OF = "replay_of"
 # What a fenced producer hears, depending on which step it is at.
 _FENCED = {Report._FENCED, Report.PRODUCER_FENCED, Report.INVALID_PRODUCER_EPOCH}  # noqa: SLF001  # librdkafka's own
 
-Outcome = Literal["replayed", "already", "invalid"]
+Outcome = Literal["fixed", "replayed", "already", "invalid"]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Done:
     """What became of one letter.
 
     Attributes:
         id: the letter.
-        outcome: `replayed` now; `already` before; `invalid`, it is no event and stays where it is.
+        outcome: `fixed` or `replayed` now; `already` put back before; `invalid`, it is no event and stays as it is.
         reason: why it is no event.
         field: the first offending field, if one is.
         detail: a sentence.
@@ -119,27 +120,26 @@ class Replayer:
         self._producer.purge()
         self._producer.flush(1)
 
-    def fix(self, letter: Letter, value: bytes) -> None:
-        """Note what is to be put back instead of a letter's original; a later fix replaces an earlier one.
+    def fix(self, letters: Iterable[Letter], mend: Callable[[bytes | None], bytes]) -> Iterator[Done]:
+        """Note what is to be put back instead of the originals, where it is a valid event; yield what became of each.
+
+        Args:
+            letters: those to mend; a fix of a fix starts from the former.
+            mend: makes the event from what would be put back without it; may raise a `DecodeError`.
 
         Raises:
-            DecodeError: it is no valid event; nothing was noted.
-            UsageError: the letter was put back already.
             KafkaError: see the class.
         """
-        self._settle([letter])
-        if letter.replayed:
-            raise UsageError(f"{letter.id} was put back already", why="what counts now is the event in its topic")
-        ready(letter, value, self._clock.now_ms())
+        for batch in _batches(letters):
+            self._settle(batch)
+            good, others = mended(self._log, batch, mend, self._clock.now_ms())
+            with self._transaction():
+                for letter, value in good:
+                    self._mark(letter, "fix", value, on_delivery=partial(_remember_fix, letter))
+            yield from others
+            yield from (Done(letter.id, "fixed") for letter, _ in good)
 
-        def delivered(error: Report | None, message: Message) -> None:
-            if error is None:
-                letter.fix = Place(message.partition() or 0, message.offset() or 0)
-
-        with self._transaction():
-            self._mark(letter, "fix", value, on_delivery=delivered)
-
-    def replay(self, letters: Iterable[Letter]) -> Iterator[Replayed]:
+    def replay(self, letters: Iterable[Letter]) -> Iterator[Done]:
         """Put letters back, batch by batch, and yield what became of each once that is certain.
 
         Raises:
@@ -147,9 +147,8 @@ class Replayer:
         """
         for batch in _batches(letters):
             self._settle(batch)
-            yield from (Replayed(letter.id, "already") for letter in batch if letter.replayed)
-            good, bad = checked(self._log, [one for one in batch if not one.replayed], self._clock.now_ms())
-            yield from bad
+            good, others = checked(self._log, batch, self._clock.now_ms())
+            yield from others
             if not good:
                 continue
             targets = self._targets([record for _, record in good])
@@ -166,7 +165,7 @@ class Replayer:
                     self._mark(letter, "replayed")
             for letter, _ in good:
                 letter.replayed = True
-                yield Replayed(letter.id, "replayed")
+                yield Done(letter.id, "replayed")
 
     def _targets(self, records: Sequence[Record]) -> list[Origin]:
         """Return where each record would lie at the earliest."""
@@ -257,23 +256,57 @@ class Replayer:
                 raise
 
 
-def checked(
-    log: KafkaLog, letters: Sequence[Letter], now_ms: int
-) -> tuple[list[tuple[Letter, Record]], list[Replayed]]:
-    """Return which letters can be put back, with their records, and which are no events; changes nothing.
+def mended(
+    log: KafkaLog, letters: Sequence[Letter], mend: Callable[[bytes | None], bytes], now_ms: int
+) -> tuple[list[tuple[Letter, bytes]], list[Done]]:
+    """Return which letters become valid events, with these, and what there is to say of the others; changes nothing.
+
+    Raises:
+        KafkaError: the broker is away.
+    """
+    good: list[tuple[Letter, bytes]] = []
+    others: list[Done] = []
+    values = read_values(log, [letter.fix or letter.place for letter in letters])
+    for letter in letters:
+        if letter.replayed:
+            others.append(Done(letter.id, "already"))
+            continue
+        try:
+            value = mend(values.get(letter.fix or letter.place))
+            ready(letter, value, now_ms)
+            good.append((letter, value))
+        except DecodeError as error:
+            others.append(_invalid(letter, error))
+    return good, others
+
+
+def checked(log: KafkaLog, letters: Sequence[Letter], now_ms: int) -> tuple[list[tuple[Letter, Record]], list[Done]]:
+    """Return which letters can be put back, with their records, and what there is to say of the others.
+
+    Changes nothing.
 
     Raises:
         KafkaError: the broker is away.
     """
     good: list[tuple[Letter, Record]] = []
-    bad: list[Replayed] = []
-    values = read_values(log, [letter.fix or letter.place for letter in letters])
-    for letter in letters:
+    others = [Done(letter.id, "already") for letter in letters if letter.replayed]
+    left = [letter for letter in letters if not letter.replayed]
+    values = read_values(log, [letter.fix or letter.place for letter in left])
+    for letter in left:
         try:
             good.append((letter, ready(letter, _value(letter, values), now_ms)))
         except DecodeError as error:
-            bad.append(Replayed(letter.id, "invalid", error.reason, error.field, error.message))
-    return good, bad
+            others.append(_invalid(letter, error))
+    return good, others
+
+
+def _invalid(letter: Letter, error: DecodeError) -> Done:
+    return Done(letter.id, "invalid", error.reason, error.field, error.message)
+
+
+def _remember_fix(letter: Letter, error: Report | None, message: Message) -> None:
+    if error is None:
+        letter.fix = Place(message.partition() or 0, message.offset() or 0)
 
 
 def _value(letter: Letter, values: Mapping[Place, bytes | None]) -> bytes | None:
