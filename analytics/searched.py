@@ -22,7 +22,7 @@ def search(connection: duckdb.DuckDBPyConnection, since: date, until: date) -> N
     | `day`, `timestamp`, `retriever_id`, `query`, `ranker_id`, `session_id` | as told; `retriever_id` is empty when not |
     | `query_key` | the query's normal form |
     | `shown` | results shown; pages told under one `execution_id` are one list |
-    | `clicks`, `lowest` | how many results were clicked, and the position of the lowest; null without clicks |
+    | `clicks`, `lowest`, `highest` | how many results were clicked, and the outermost positions; null without clicks |
     | `first`, `first_at` | position and time of the first click |
 
     `hits` has `search`, `feature_id`, `position`, `moment`. A result is clicked by a click, long_view, add_to_cart or
@@ -80,9 +80,9 @@ where position >= 0
 group by search, feature_id, position;
 create temp table searched as
 select lists.rowid as search, lists.* exclude (execution, results), query_key, len(results) as shown,
-       clicks, lowest, first, first_at
+       clicks, lowest, highest, first, first_at
 from lists join query_keys using (query) left join (
-  select search, count(*) as clicks, max(position) as lowest, arg_min(position, (moment, position)) as first,
+  select search, count(*) as clicks, max(position) as lowest, min(position) as highest, arg_min(position, (moment, position)) as first,
          min(moment) as first_at
   from hits group by search
 ) acts on lists.rowid = acts.search

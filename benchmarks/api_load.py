@@ -43,6 +43,7 @@ class Load:
         self.took = 0.0
 
     async def run(self) -> None:
+        """Send on all connections until the time is over."""
         self.began = time.perf_counter()
         await asyncio.gather(*(self.connection(number) for number in range(self.options.connections)))
         self.took = time.perf_counter() - self.began
@@ -103,6 +104,7 @@ class Load:
         return int(head[9:12])
 
     def report(self) -> dict[str, object]:
+        """Return what happened."""
         times = sorted(self.seconds)
 
         def at(share: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Starts the servers, topics, workers, the sink and the API in their order, keeps them running, stops them in reverse."""
+"""Starts servers, topics, workers, the sink and the API in their order, keeps them running, stops them in reverse."""
 
 import os
 import socket

@@ -25,7 +25,7 @@ PORTION_BYTES = 2 << 10
 CATCHING_UP_BYTES = 64 << 10
 
 # What the lanes share comes first.
-LIBRARY = ("functions.lua", "popularity.lua", "history.lua")
+LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua", "history.lua")
 
 
 class Outcome(Enum):

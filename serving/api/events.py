@@ -104,15 +104,14 @@ def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: 
     return value.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
-def _members(value: Any) -> int:
+def _members(value: dict[str, Any] | list[Any]) -> int:
     """Return how many members the objects within a value have."""
-    if type(value) is dict:
-        count = len(value)
-        for each in value.values():
-            if type(each) is dict or type(each) is list:
-                count += _members(each)
-        return count
-    return sum(_members(each) for each in value if type(each) is dict or type(each) is list)
+    of_dict = type(value) is dict
+    count = len(value) if of_dict else 0
+    for each in value.values() if of_dict else value:  # type: ignore[union-attr]  # told apart above
+        if type(each) is dict or type(each) is list:
+            count += _members(each)
+    return count
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

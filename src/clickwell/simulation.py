@@ -18,7 +18,7 @@ import pyarrow as pa
 from deltalake import CommitProperties
 from numpy.typing import NDArray
 
-from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
+from clickwell.clock import MS_PER_DAY
 from clickwell.settings import Settings
 from clickwell.sinks import files
 from clickwell.sinks.table import DATE, INTERACTION_TABLE, SEARCH_TABLE, STRINGS, TIME, Table, create_table
@@ -49,7 +49,7 @@ class Plan:
     bad: int = 0
     skipped: int = 0
     unfindable: int = 0
-    noise: float = 0.3
+    noise: float = 0.2
     zipf: float = 0.4
     seed: int = 1
 
@@ -111,7 +111,7 @@ class Site:
         texts = [f"query {name}" for name in names.tolist()]
         documents = np.array([[f"d-{name}-{c}" for c in range(CANDIDATES)] for name in names.tolist()])
         # A few results of a query are liked by many and most by few.
-        gamma = np.sort(rng.beta(1.2, 3.0, (len(kinds), CANDIDATES)), axis=1)[:, ::-1] * 0.9 + 0.03
+        gamma = np.sort(rng.beta(1.2, 3.0, (len(kinds), CANDIDATES)), axis=1)[:, ::-1] * 0.9 + 0.05
         gamma[self._kinds == "bad"] = rng.uniform(0.005, 0.02, (plan.bad, CANDIDATES))
         scores = gamma[:, None, :] + rng.normal(0, plan.noise, (len(kinds), len(RANKERS), CANDIDATES))
         healthy = np.flatnonzero(self._kinds == "healthy")
@@ -297,6 +297,3 @@ def _date(day: int) -> date:
 def midnight(day: date) -> int:
     """Return when a UTC day begins, in epoch milliseconds."""
     return round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
-
-
-__all__ = ["MS_PER_HOUR", "Life", "Plan", "Site", "SiteTruth", "midnight"]

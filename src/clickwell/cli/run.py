@@ -257,3 +257,6 @@ def _show_status(seen: "Status") -> None:
     for report in seen.workers:
         lanes = ", ".join(f"{lane} {lag:,}" for lane, lag in report.lag_by_lane().items()) or "no partitions"
         output.note(f"worker {report.id} (process {report.pid} on {report.host}) lag: {lanes}")
+    behind = ", ".join(f"{name} {lag:,}" for name, lag in seen.lag.items() if name.startswith("lake/"))
+    if behind:
+        output.note(f"sink lag: {behind}")
