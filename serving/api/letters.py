@@ -15,9 +15,10 @@ from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.problems import Problem
 from clickwell.serving.api.services import services_of
 from clickwell.serving.letters.book import Filter, Letter, State
+from clickwell.serving.letters.check import Done
 from clickwell.serving.letters.mend import changed, encoded
 from clickwell.serving.letters.read import read_book
-from clickwell.serving.letters.replay import Done, Replayer
+from clickwell.serving.letters.replay import Replayer
 from clickwell.serving.letters.view import LetterDetail, LetterView, chosen, detail_of, value_of, view_of
 from clickwell.settings import Settings
 

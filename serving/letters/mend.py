@@ -68,7 +68,7 @@ def ready(letter: Letter, value: bytes | None, now_ms: int) -> Record:
         DecodeError: the value is no valid event, with the reason that a worker would give.
     """
     kind = KIND_OF.get(letter.topic)
-    if kind is None:
+    if kind not in {"interaction", "search"}:
         raise DecodeError("not_replayable", f"records of {letter.topic} are no interactions or searches")
     content = _object(value)
     filled: dict[str, Any] = {}

@@ -91,7 +91,7 @@ def sent(settings):
 
 def test_an_interaction_is_created_once(client, sent):
     """The verdict tells what the event is good for; the same id again is a duplicate, and in the log once."""
-    made = client.interactions.create("doc", ["click"], position=2, metadata={"query": "tent"}, user_id="u")
+    made = client.interactions.create("doc", "click", position=2, metadata={"query": "tent"}, user_id="u")
     assert made.verdict == "accepted"
     assert {"boost", "training", "personalization"} <= set(made.uses)
     assert [lack.field for lack in made.not_used_for] == ["execution_id"]
@@ -150,7 +150,7 @@ async def test_the_async_client_does_the_same(served):
 
 
 class Flaky(BaseHTTPRequestHandler):
-    """Answers the first requests with 503 or not at all, then as the API does; remembers every body."""
+    """Answers the first requests as told, or not at all, then as the API does; remembers every body."""
 
     bodies: list[bytes]
     failures: list[str]
@@ -163,6 +163,11 @@ class Flaky(BaseHTTPRequestHandler):
                 self.send_header("Retry-After", "0")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+            elif failure == "page":
+                self.send_response(200)
+                self.send_header("Content-Length", "6")
+                self.end_headers()
+                self.wfile.write(b"<html>")
             else:
                 self.close_connection = True
             return
@@ -214,6 +219,14 @@ def test_an_api_that_stays_away_is_one_clear_error(flaky):
         pytest.raises(DependencyError, match="not answer"),
     ):
         client.interactions.get("a")
+
+
+def test_another_service_is_one_clear_error(flaky):
+    """An address that answers, but not as this API does, is told apart from a refusal."""
+    address, server = flaky
+    server.failures[:] = ["page"]
+    with Client(base_url=address) as client, pytest.raises(DependencyError, match="not that of this API"):
+        client.interactions.create("doc", ["click"])
 
 
 def test_analytics_work_on_the_lake(served, tmp_path):
@@ -293,28 +306,27 @@ def test_dead_letters_are_mended_over_http(served, settings, sent):
 
 
 def test_dead_letters_need_an_admin(served):
-    """As soon as there are keys, dead letters are for those with the scope admin only."""
+    """As soon as there are keys, dead letters are for those with the scope admin only.
+
+    The last test of this module: from here on the server serves nobody without a key.
+    """
     address, run = served
     writer = json.loads(run("keys", "create", "--scope", "write", "--json"))
     admin = json.loads(run("keys", "create", "--scope", "admin", "--json"))
-    try:
-        deadline = time.monotonic() + 10
-        headers = {"X-API-Key": admin["key"]}
-        # The server asks for new keys every second; while it knows of none, this machine needs none.
-        while httpx2.get(f"{address}/v1/dead-letters").status_code != 401 or (
-            httpx2.get(f"{address}/v1/dead-letters", headers=headers).status_code == 401
-        ):
-            assert time.monotonic() < deadline
-        for path, method in (("", "GET"), ("/interactions.v1/0/1", "GET"), ("/replay", "POST")):
-            asked = httpx2.request(
-                method, f"{address}/v1/dead-letters{path}", headers={"X-API-Key": writer["key"]}, json={"all": True}
-            )
-            assert asked.status_code == 403
-        assert httpx2.get(f"{address}/v1/dead-letters", headers=headers).status_code == 200
-        with Client(writer["key"], base_url=address) as client:
-            assert client.interactions.create("doc", ["click"]).verdict == "accepted"
-            with pytest.raises(UsageError, match="scope"):
-                client.interactions.list()
-    finally:
-        for key in (writer, admin):
-            run("keys", "revoke", key["id"])
+    deadline = time.monotonic() + 10
+    headers = {"X-API-Key": admin["key"]}
+    # The server asks for new keys every second; while it knows of none, this machine needs none.
+    while httpx2.get(f"{address}/v1/dead-letters").status_code != 401 or (
+        httpx2.get(f"{address}/v1/dead-letters", headers=headers).status_code == 401
+    ):
+        assert time.monotonic() < deadline
+    for path, method in (("", "GET"), ("/interactions.v1/0/1", "GET"), ("/replay", "POST")):
+        asked = httpx2.request(
+            method, f"{address}/v1/dead-letters{path}", headers={"X-API-Key": writer["key"]}, json={"all": True}
+        )
+        assert asked.status_code == 403
+    assert httpx2.get(f"{address}/v1/dead-letters", headers=headers).status_code == 200
+    with Client(writer["key"], base_url=address) as client:
+        assert client.interactions.create("doc", ["click"]).verdict == "accepted"
+        with pytest.raises(UsageError, match="scope"):
+            client.interactions.list()

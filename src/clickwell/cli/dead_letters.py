@@ -21,7 +21,8 @@ from clickwell.settings import Settings
 if TYPE_CHECKING:
     from clickwell.kafka import KafkaLog
     from clickwell.serving.letters.book import Book, Filter, Letter
-    from clickwell.serving.letters.replay import Done, Outcome, Replayer
+    from clickwell.serving.letters.check import Done, Outcome
+    from clickwell.serving.letters.replay import Replayer
 
 ReasonOption = Annotated[list[str] | None, typer.Option("--reason", help="Why it is no event. Repeatable.")]
 TopicOption = Annotated[list[str] | None, typer.Option("--topic", help="Where the bad record lies. Repeatable.")]
@@ -165,8 +166,8 @@ def fix(
     json: JsonOption = False,
 ) -> None:
     """Mend letters: note what is to be put back, if it is a valid event; the originals stay as they are."""
+    from clickwell.serving.letters.check import mended
     from clickwell.serving.letters.mend import changed
-    from clickwell.serving.letters.replay import mended
     from clickwell.serving.letters.view import chosen
 
     if (file is None) == (not set_):
@@ -203,7 +204,7 @@ def replay(
     json: JsonOption = False,
 ) -> None:
     """Put letters back into their topics, mended ones as mended; each counts once, however often this is run."""
-    from clickwell.serving.letters.replay import checked
+    from clickwell.serving.letters.check import checked
     from clickwell.serving.letters.view import chosen
 
     _work(
@@ -229,8 +230,9 @@ def _work(
 ) -> None:
     """Choose letters, do something with them or only see what it would come to, and tell."""
     from clickwell.kafka import KafkaLog
+    from clickwell.serving.letters.check import Done
     from clickwell.serving.letters.read import read_book
-    from clickwell.serving.letters.replay import Done, Replayer
+    from clickwell.serving.letters.replay import Replayer
 
     if dry_run:
         log = KafkaLog(settings.kafka)
