@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
             response = problem.response()
             response.headers["connection"] = "close"
             head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
-            self.transport.write(b"HTTP/1.1 %d \r\n%b\r\n%b" % (problem.status, head, problem.body()))
+            self.transport.write(b"HTTP/1.1 %d \r\n%b\r\n%b" % (problem.status_code, head, problem.body()))
         self.transport.close()
 
 
