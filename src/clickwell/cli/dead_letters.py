@@ -114,7 +114,7 @@ def list_(
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in reasons.most_common())
     more = f"; the latest {limit:,} are shown" if len(found) > limit else ""
-    output.note(f"{len(found):,} dead letters{f': {counts}' if counts else ''}{more}")
+    output.note(f"{_letters(len(found))}{f': {counts}' if counts else ''}{more}")
 
 
 def show(
@@ -247,11 +247,11 @@ def _work(
                 bar.advance()
     counts = Counter(one.outcome for one in done)
     would = "would be " if dry_run else ""
-    before = f", {counts['already']:,} were put back before" if counts["already"] else ""
-    output.done(f"{counts[outcome]:,} dead letters {would}{outcome}{before}")
+    before = f", {counts['already']:,} put back before" if counts["already"] else ""
+    output.done(f"{_letters(counts[outcome])} {would}{outcome}{before}")
     bad = [one for one in done if one.outcome == "invalid"]
     if bad:
-        output.warn(f"{len(bad):,} are no events and stay as they are", "mend them with `clickwell dead-letters fix`")
+        output.warn(f"{_letters(len(bad))} left: no valid events", "`clickwell dead-letters fix` mends them")
     for one in bad[:SHOWN_REJECTS]:
         output.note(f"  {one.id}: {one.detail}")
     if json:
@@ -304,6 +304,10 @@ def _content(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}", fix="name a readable file, or -") from None
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'s'[: count != 1]}"
 
 
 def _utc(ms: int) -> str:
