@@ -146,13 +146,8 @@ def catalog_key(shard: int) -> str:
 
 
 def tables_key(shard: int, generation: str) -> str:
-    """Return the key that holds the names of a shard's tables: `<by>:h<hour>`, `<by>:d<day>`."""
+    """Return the key that holds the names of a shard's tables; a table's own key is this one, a colon, and its name."""
     return f"{_TAGS[shard]}{generation}:w"
-
-
-def window_key(shard: int, generation: str, by: str, unit: str, window: int) -> str:
-    """Return the key of a shard's table of what was shown and done in one hour (`h`) or day (`d`) since 1970."""
-    return f"{_TAGS[shard]}{generation}:w:{by}:{unit}{window}"
 
 
 def ledger_field(lane: str, topic_id: str, partition: int) -> str:

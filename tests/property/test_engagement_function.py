@@ -1,4 +1,4 @@
-"""The engagement lane and its function on a real server against a model that looks at all events of a search at once."""
+"""The engagement lane and its function on a real server against a model that sees all events of a search at once."""
 
 import asyncio
 import itertools
@@ -63,33 +63,37 @@ def search_of(event, place):
     return ("interaction", event["interaction_id"]) if "interaction_id" in event else ("place", place)
 
 
+def facts_of(one, source):
+    """Return what the events of one search say about its results: {(position, document): names}."""
+    listed = source == "shown" or (source == "auto" and any("results" in event for event in one))
+    explicit = source == "explicit" or (source == "auto" and not listed)
+    names = {"view": "impression", "add_to_cart": "conversion", "purchase": "conversion"}
+    facts = defaultdict(set)
+    for event in one:
+        for place in enumerate(event.get("results", ())) if listed else ():
+            facts[place].add("shown")
+        told = {names.get(name, name) for name in event.get("interaction_type", ())}
+        if counted := told & {"click", "skip", "conversion", *(["impression"] if explicit else [])}:
+            facts[event.get("position"), event["feature_id"]] |= counted
+    for place in [place for place in facts if place[0] is None]:
+        there = [position for position, document in facts if document == place[1] and position is not None]
+        if there:
+            facts[min(there), place[1]] |= facts.pop(place)
+    return facts
+
+
 def model(events, source="auto"):
     """Return {(width, start, retriever, by, key): [exposures, clicks, skips, conversions]}, at the top in a second."""
     known = defaultdict(list)
     for place, event in enumerate(events):
-        if set(event.get("interaction_type", ["own"])) != {"own"} or "results" in event:
-            if event["timestamp"] // MS_PER_DAY >= NOW // MS_PER_DAY - 90:
-                known[search_of(event, place)].append(event)
+        late = event["timestamp"] // MS_PER_DAY < NOW // MS_PER_DAY - 90
+        if event.get("interaction_type") != ["own"] and not late:
+            known[search_of(event, place)].append(event)
     windows, top = defaultdict(Counter), defaultdict(Counter)
     for one in known.values():
         told = [("results" not in e, e["timestamp"], e.get("retriever_id", ""), query_of(e)) for e in one]
         _, at, retriever, query = min(told)
-        listed = source == "shown" or (source == "auto" and any("results" in e for e in one))
-        facts = defaultdict(set)
-        for event in one:
-            for position, document in enumerate(event.get("results", ())):
-                if listed:
-                    facts[position, document].add("shown")
-            for name in event.get("interaction_type", ()):
-                name = {"view": "impression", "add_to_cart": "conversion", "purchase": "conversion"}.get(name, name)
-                if name in {"click", "skip", "conversion"} or (
-                    name == "impression" and (source == "explicit" or (source == "auto" and not listed))
-                ):
-                    facts[event.get("position"), event["feature_id"]].add(name)
-        for place in [place for place in facts if place[0] is None]:
-            there = [position for position, document in facts if document == place[1] and position is not None]
-            if there:
-                facts[min(there), place[1]] |= facts.pop(place)
+        facts = facts_of(one, source)
         clicked = {document for (_, document), names in facts.items() if "click" in names}
         deepest = max((p for (p, _), names in facts.items() if "click" in names and p is not None), default=-1)
         for (position, document), names in facts.items():

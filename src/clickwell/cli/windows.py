@@ -45,7 +45,8 @@ def windows(
 
     from clickwell.clock import MS_PER_DAY, SystemClock
     from clickwell.redis_client import active_generation, connect
-    from clickwell.serving.windows import BYS, WIDTHS, WindowRow, read_windows
+    from clickwell.schemas.windows import BYS, WIDTHS
+    from clickwell.serving.windows import WindowRow, read_windows
 
     with connect(Settings.load(data)) as client:
         generation = active_generation(client)
