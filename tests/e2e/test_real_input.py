@@ -38,6 +38,36 @@ def recount(path, shift_ms, long_view_ms=30_000):
     return counts
 
 
+WIDTHS = {"hour": 3_600_000, "day": 86_400_000}
+
+
+def recount_windows(path, retriever, shift_ms):
+    """Count what a session log shows: {(retriever, width, start, by, key): exposures, clicks, skips, conversions}."""
+    windows = {}
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            search = json.loads(line)
+            if "ts" in search:
+                at = round(datetime.fromisoformat(search["ts"]).astimezone(UTC).timestamp() * 1000)
+            else:
+                at = search.get("t_ms", number * 1000)
+            at += shift_ms
+            clicks = {(click["pos"], click["doc"]) for click in search["clicks"]}
+            bought = {(click["pos"], click["doc"]) for click in search["clicks"] if click.get("purchase")}
+            clicked, deepest = {doc for _, doc in clicks}, max((position for position, _ in clicks), default=-1)
+            query = search.get("query") or str(search["query_id"])
+            for place in set(enumerate(search["docs"])) | clicks:
+                position, doc = place
+                skipped = doc not in clicked and position < deepest
+                counts = (1, place in clicks, skipped, place in bought)
+                for width, size in WIDTHS.items():
+                    for by, key in (("position", position), ("query", query), ("document", doc)):
+                        row = windows.setdefault((retriever, width, at // size * size, by, key), [0, 0, 0, 0])
+                        for n, count in enumerate(counts):
+                            row[n] += count
+    return windows
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     """A whole stack as `clickwell up` starts it, and a function that runs the command line against it."""
@@ -55,6 +85,24 @@ def stack(tmp_path_factory):
     run("down")
 
 
+def assert_windows(printed, windows):
+    """Each window that is kept, by position, query and document, has the counts of the files."""
+    now_ms, found = time.time_ns() // 1_000_000, {}
+    for line in printed.splitlines():
+        row = json.loads(line)
+        name = row["retriever_id"], row["width"], row["window_start"], row["by"], row["key"]
+        found[name] = [row["exposures"], row["clicks"], row["skips"], row["conversions"]]
+        assert row["clicks"] <= row["exposures"], row
+    oldest = {
+        "hour": (now_ms // WIDTHS["day"] - 7) * WIDTHS["day"],
+        "day": (now_ms // WIDTHS["day"] - 90) * WIDTHS["day"],
+    }
+    kept = {name: counts for name, counts in windows.items() if name[2] >= oldest[name[1]]}
+    assert len(kept) > 100_000
+    wrong = {name: (kept.get(name), found.get(name)) for name in {*kept, *found} if kept.get(name) != found.get(name)}
+    assert not wrong, f"{len(wrong)} of {len(kept)} differ: {sorted(wrong.items(), key=str)[:5]}"
+
+
 @pytest.mark.broker
 @pytest.mark.data
 def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
@@ -62,8 +110,9 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
     files = [
         (shared_data / "msrd" / "searches_sim_weak.jsonl.gz", "movies"),
         (shared_data / "yandex20" / "searches.jsonl.gz", "web"),
+        (shared_data / "clara2" / "searches.jsonl.gz", "naver"),
     ]
-    expected = Counter()
+    expected, windows = Counter(), {}
     for path, retriever in files:
         options = ["--format", "sessions", "--retriever", retriever, "--rebase-time", "--wait", "--json"]
         summary = json.loads(stack("publish", str(path), *options).splitlines()[-1])
@@ -71,6 +120,7 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
         assert summary["acked"] == summary["sent"]
         assert summary["waited"] is True
         expected += recount(path, summary["shift_ms"])
+        windows |= recount_windows(path, retriever, summary["shift_ms"])
 
     found = Counter()
     for line in stack("counts", "--jsonl").splitlines():
@@ -81,6 +131,7 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
     assert sum(in_window.values()) > 10_000
     differences = {key: (in_window[key], found[key]) for key in {*in_window, *found} if in_window[key] != found[key]}
     assert differences == {}
+    assert_windows(stack("windows", "--jsonl"), windows)
     audited = json.loads(stack("audit", "--json"))
     assert audited["differences"] == []
     assert audited["total"] == sum(found.values())
