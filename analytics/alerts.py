@@ -288,7 +288,10 @@ class _View:
         deviation = float(base @ (place - before) ** 2) / m
         weights = first[self.before].sum(1)
         error = _error(
-            n * deviation * (1 + n / m), first[self.before] @ place, weights * before, np.maximum(weights * deviation, 1e-9)
+            n * deviation * (1 + n / m),
+            first[self.before] @ place,
+            weights * before,
+            np.maximum(weights * deviation, 1e-9),
         )
         errors = n * (after - before * (1 + MIN_CHANGE)) / error
         text = f"first clicks moved down: position {before:.2f} -> {after:.2f}, counted from 1"

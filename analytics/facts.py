@@ -85,9 +85,7 @@ def count(settings: Settings, since: date, until: date) -> dict[str, pa.Table]:
     with lake.connect(settings, since=since, until=until + timedelta(days=1)) as connection:
         search(connection, since, until)
         connection.execute(_CURVE)
-        return {
-            name: connection.sql(_TABLES[name]).to_arrow_table().cast(schema) for name, schema in SCHEMAS.items()
-        }
+        return {name: connection.sql(_TABLES[name]).to_arrow_table().cast(schema) for name, schema in SCHEMAS.items()}
 
 
 _CURVE = f"""

@@ -78,7 +78,9 @@ def hours(settings: Settings, start_ms: int, end_ms: int, kinds_before_ms: int) 
         search(connection, since, until)
         connection.register("kinds", kinds)
         connection.execute(_HOURLY, {"start": start_ms, "end": end_ms})
-        names = [name for (name,) in connection.execute("select distinct retriever_id from hourly order by 1").fetchall()]
+        names = [
+            name for (name,) in connection.execute("select distinct retriever_id from hourly order by 1").fetchall()
+        ]
         count = (end_ms - start_ms) // MS_PER_HOUR
 
         def cube(text: str, retriever: str, *shape: int) -> Counts:
@@ -96,11 +98,15 @@ def hours(settings: Settings, start_ms: int, end_ms: int, kinds_before_ms: int) 
                 zero=cube(_SUM.format(sum="count(*) filter (shown = 0)"), name),
                 shown=cube(_SHOWN, name, KINDS + 1, POSITIONS),
                 clicks=cube(_CLICKS, name, KINDS + 1, POSITIONS),
-                lists=cube(_BY.format(by=f"least(shown, {POSITIONS})", n="count(*)", last=POSITIONS), name, POSITIONS + 1),
+                lists=cube(
+                    _BY.format(by=f"least(shown, {POSITIONS})", n="count(*)", last=POSITIONS), name, POSITIONS + 1
+                ),
                 highest=cube(_BY.format(by="highest", n="count(*)", last=POSITIONS - 1), name, POSITIONS),
                 first=cube(_BY.format(by="first", n="count(*)", last=POSITIONS - 1), name, POSITIONS),
                 lowest=cube(_BY.format(by="lowest", n="count(*)", last=POSITIONS - 1), name, POSITIONS),
-                skips=cube(_BY.format(by="lowest", n="sum(lowest + 1 - clicks)::bigint", last=POSITIONS - 1), name, POSITIONS),
+                skips=cube(
+                    _BY.format(by="lowest", n="sum(lowest + 1 - clicks)::bigint", last=POSITIONS - 1), name, POSITIONS
+                ),
             )
             for name in names
         ]

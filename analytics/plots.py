@@ -46,7 +46,8 @@ def dots(title: str, labels: Sequence[str], now: Sequence[Rate], then: Sequence[
 
 def _drawing(title: str, labels: Sequence[str], now: Sequence[Rate], parts: Sequence[str]) -> str:
     said = ", ".join(
-        f"{label} {'no data' if each.value is None else f'{each.value:.1%}'}" for label, each in zip(labels, now, strict=True)
+        f"{label} {'no data' if each.value is None else f'{each.value:.1%}'}"
+        for label, each in zip(labels, now, strict=True)
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>'

@@ -76,7 +76,9 @@ def make(settings: Settings, retriever_id: str, since: date, until: date) -> Rep
         earlier = Period(connection, retriever_id, begin, since - timedelta(days=1))
         before = {each.position: each.ctr for each in earlier.positions()}
         sums = both.columns(
-            "sum(shown)::bigint as shown, sum(clicks)::bigint as clicks, sum(examined)::bigint as examined", "hours", "day"
+            "sum(shown)::bigint as shown, sum(clicks)::bigint as clicks, sum(examined)::bigint as examined",
+            "hours",
+            "day",
         )
         columns = (sums[name].tolist() for name in ("shown", "clicks", "examined"))
         firsts, known = (
@@ -170,7 +172,8 @@ def _period(report: Report) -> str:
 
 def _daily(report: Report) -> list[list[str]]:
     return [
-        [each.day.isoformat(), words.with_interval(each.ctr), words.with_interval(each.skip_rate)] for each in report.days
+        [each.day.isoformat(), words.with_interval(each.ctr), words.with_interval(each.skip_rate)]
+        for each in report.days
     ]
 
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from clickwell.analytics import kept
 from clickwell.analytics.facts import DEEP, DELAY_STEP
 from clickwell.analytics.intervals import (
-    Z,
     Change,
     Mean,
     Rate,
+    Z,
     discoveries,
     least_evidence,
     mean,
@@ -519,5 +519,3 @@ def at_equal_positions(before: list[PositionSignal], after: list[PositionSignal]
     half = Mean(2, means[0], means[0], means[0])
     reach = Z * variance**0.5
     return mean_change(half, Mean(2, means[1], means[1] - reach, means[1] + reach))
-
-

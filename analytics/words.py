@@ -86,7 +86,11 @@ def numbers(signals: Signals) -> list[list[str]]:
         ["abandoned", with_interval(n.abandoned), change(c.abandoned) if c else ""],
         ["reformulated", with_interval(n.reformulated), change(c.reformulated) if c else ""],
         ["first click at", position(n.first_click_position), change(c.first_click_position, points=False) if c else ""],
-        ["time to first click", f"{duration(delay['median'])}, 9 of 10 in {duration(delay['p90'])}" if delay else NONE, ""],
+        [
+            "time to first click",
+            f"{duration(delay['median'])}, 9 of 10 in {duration(delay['p90'])}" if delay else NONE,
+            "",
+        ],
     ]
     return rows if c else [row for row in rows if row[0] != "CTR at equal positions"]
 

@@ -297,4 +297,3 @@ def _date(day: int) -> date:
 def midnight(day: date) -> int:
     """Return when a UTC day begins, in epoch milliseconds."""
     return round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
-

@@ -2,7 +2,6 @@
 
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -137,7 +136,9 @@ def check(
             [[a.rule, a.retriever_id, _utc(a.since_ms), a.sentence] for a in book.open],
         )
         if not book.open:
-            output.done(f"Nothing is wrong: {book.retrievers} retrievers checked up to {_utc(book.checked_ms or 0)} UTC")
+            output.done(
+                f"Nothing is wrong: {book.retrievers} retrievers checked up to {_utc(book.checked_ms or 0)} UTC"
+            )
     if book.open:
         raise typer.Exit(FOUND)
 
@@ -160,7 +161,9 @@ def watch(
     while True:
         try:
             book = alerting.run(settings, _moment(None))
-            output.note(f"{_utc(book.checked_ms or 0)} UTC: {len(book.open)} open, {book.retrievers} retrievers checked")
+            output.note(
+                f"{_utc(book.checked_ms or 0)} UTC: {len(book.open)} open, {book.retrievers} retrievers checked"
+            )
         except DependencyError as error:
             # The lake may be back at the next check.
             output.fail(error)
