@@ -101,6 +101,8 @@ def connect(settings: Settings, *, since: date | None = None, until: date | None
         LakeError: there is no table at all, or the storage does not answer.
     """
     connection = duckdb.connect(":memory:")
+    # The files never change, and a view reads the end of each when it is made and again at every query.
+    connection.execute("SET parquet_metadata_cache=true")
     readable: list[str] = []
     present = [table for table in TABLES if exists(settings, table)]
     if not present:

@@ -190,8 +190,8 @@ def _retriever(settings: "lake.Settings", named: str | None, since: date, until:
 def _range(since: str | None, until: str | None, days: int, *, whole: bool = False) -> tuple[date, date]:
     from datetime import timedelta
 
-    last = lake.day(until) or datetime.now(UTC).date() - timedelta(days=int(whole))
-    return lake.day(since) or last - timedelta(days=days - 1), last
+    last = lake.day_of(until) or datetime.now(UTC).date() - timedelta(days=int(whole))
+    return lake.day_of(since) or last - timedelta(days=days - 1), last
 
 
 def _moment(text: str | None) -> int:
