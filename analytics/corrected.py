@@ -1,18 +1,17 @@
-"""Popularity with the position taken out: how likely a document is clicked by somebody who looks at it, and how sure that is.
+"""Popularity without the position's part: how likely a document is clicked by one who looks at it, and how sure that is.
 
-A raw count, a CTR, and clicks over expected clicks all reward a document for where it stood: the first because high places
-bring clicks, the last because it divides out what good rankers know together with the place. The estimate here is
+A raw count, a CTR, and clicks over expected clicks (COEC) all reward a document for where it stood: the first two because
+high places bring clicks, the last because it divides out what good rankers know together with the place. Here it is
 
     (clicks + a * prior) / (exposure + a)
 
-where exposure is the sum of the examination of each place at which it was shown, and prior is what documents at these places
-are worth on average (`clickwell.analytics.relevance`). It is counted for a document over all queries, and for each query.
+exposure is the sum of the examination of each place where it was shown; prior is what documents at its places are worth on
+average (`clickwell.analytics.relevance`), over all searches of the query: one that did not list it speaks against it too.
 """
 
 from dataclasses import dataclass
 from datetime import date
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -21,6 +20,9 @@ from clickwell.analytics.impressions import at_position, join, rows
 from clickwell.analytics.propensities import Propensities, estimate, only_retriever
 from clickwell.analytics.relevance import fit
 from clickwell.settings import Settings
+
+# What a search says of a document that it did not list: half of what it says of the last that it did.
+UNLISTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,34 +55,48 @@ def popularity(
     only_retriever(shown, retriever)
     propensities = estimate(shown)
     model = fit(shown, propensities)
+    unlisted = model.prior[-1] * UNLISTED
+    values = {"theta": at_position(model.theta), "prior": at_position(model.prior), "unlisted": f"{unlisted:.12f}"}
+    pairs = rows(shown, _PAIRS.format(**values)).to_arrow_table()
+    sums = pairs.group_by("feature_id").aggregate(
+        [(name, "sum") for name in ("clicks", "shown", "exposure", "prior", "asked", "expected")]
+    )
+    documents = sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
+    by_query = [("query_key", "ascending"), ("estimate", "descending"), ("feature_id", "ascending")]
     return Popularity(
-        documents=_estimated(shown, model, ("feature_id",)),
-        pairs=_estimated(shown, model, ("query_key", "feature_id")),
+        documents=_estimated(documents, model).sort_by([("estimate", "descending"), ("feature_id", "ascending")]),
+        pairs=_estimated(pairs, model).sort_by(by_query),
         propensities=propensities,
         a=model.a,
     )
 
 
-def _estimated(shown: duckdb.DuckDBPyRelation, model: ClickModel, keys: tuple[str, ...]) -> pa.Table:
-    text = _SUMS.format(keys=", ".join(keys), theta=at_position(model.theta), prior=at_position(model.prior))
-    found = rows(shown, text).to_arrow_table()
-    clicks, exposure, prior = (found[name].to_numpy() for name in ("clicks", "exposure", "prior"))
+def _estimated(sums: pa.Table, model: ClickModel) -> pa.Table:
+    """Return the keys of sums with the estimate, its interval, the evidence and COEC."""
+    names = ("clicks", "exposure", "prior", "asked", "expected")
+    clicks, exposure, prior, asked, expected = (sums[name].to_numpy().astype(np.float64) for name in names)
+    prior = prior / asked
     low, high = interval(clicks, exposure, prior, model.a)
-    columns = {name: found[name] for name in keys}
-    columns |= {"estimate": pa.array(posterior(clicks, exposure, prior, model.a)), "low": pa.array(low)}
-    columns |= {"high": pa.array(high)} | {name: found[name] for name in ("clicks", "shown", "exposure")}
-    expected = found["expected"].to_numpy()
+    columns = {name: sums[name] for name in ("query_key", "feature_id") if name in sums.column_names}
+    columns |= {"estimate": pa.array(posterior(clicks, exposure, prior, model.a))}
+    columns |= {"low": pa.array(low), "high": pa.array(high)}
+    columns |= {name: sums[name] for name in ("clicks", "shown", "exposure")}
     columns["coec"] = pa.array(np.divide(clicks, expected, out=np.zeros(len(clicks)), where=expected > 0))
-    order = [*((key, "ascending") for key in keys[:-1]), ("estimate", "descending"), (keys[-1], "ascending")]
-    return pa.table(columns).sort_by(order)
+    return pa.table(columns)
 
 
-# Sums of decimals: exact, whatever order threads add in.
-_SUMS = """
-with placed as (
-  select *, (avg(clicked::integer) over (partition by position))::decimal(18, 12) as rate from shown
+# Sums of decimals, rounded once: exact, whatever order threads add in. `prior` is still a sum over the query's searches.
+_PAIRS = """
+with rates as (
+  select position, avg(clicked::integer)::decimal(18, 12) as rate from shown group by position
+), asked as (
+  select query_key, count(distinct execution_id) as asked from shown group by query_key
+), placed as (
+  select query_key, feature_id, count(*) filter (clicked) as clicks, count(*) as shown, sum({theta}) as exposure,
+         sum({prior}) as prior, sum(rate) as expected
+  from shown join rates using (position) group by query_key, feature_id
 )
-select {keys}, count(*) filter (clicked) as clicks, count(*) as shown, sum({theta})::double as exposure,
-       sum({prior})::double / count(*) as prior, sum(rate)::double as expected
-from placed group by {keys}
+select query_key, feature_id, clicks, shown, exposure::double as exposure, expected::double as expected,
+       greatest(asked, shown) as asked, (prior + greatest(asked - shown, 0) * {unlisted})::double as prior
+from placed join asked using (query_key)
 """
