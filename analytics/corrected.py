@@ -1,14 +1,17 @@
-"""Popularity without the position's part: how likely a document is clicked by one who looks at it, and how sure that is.
+"""Popularity without the position's part: how likely a document is clicked by one who looks at it, and how surely.
 
-A raw count, a CTR, and clicks over expected clicks (COEC) all reward a document for where it stood: the first two because
-high places bring clicks, the last because it divides out what good rankers know together with the place. Here it is
+A raw count, a CTR, and clicks over expected clicks (COEC) all reward a document for where it stood: the first two
+because high places bring clicks, the last because it divides out what good rankers know together with the place. Here
+it is
 
     (clicks + a * prior) / (exposure + a)
 
-exposure is the sum of the examination of each place where it was shown; prior is what documents at its places are worth on
-average (`clickwell.analytics.relevance`), over all searches of the query: one that did not list it speaks against it too.
+exposure is the sum of the examination of each place where it was shown; prior is what documents at its places are worth
+on average (`clickwell.analytics.relevance`), over all searches of the query: one that did not list it speaks against it
+too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
@@ -19,10 +22,16 @@ from clickwell.analytics.click_models import ClickModel, interval, posterior
 from clickwell.analytics.impressions import at_position, join, rows
 from clickwell.analytics.propensities import Propensities, estimate, only_retriever
 from clickwell.analytics.relevance import fit
+from clickwell.redis_client import connect, redis_errors
+from clickwell.schemas.keys import corrected_key
 from clickwell.settings import Settings
 
 # What a search says of a document that it did not list: half of what it says of the last that it did.
 UNLISTED = 0.5
+# Two nights without a renewal are survived; older numbers are of another catalogue.
+KEPT_SECONDS = 3 * 86_400
+# Fields of one command at most, which a server takes without stalling others.
+_FIELDS = 5_000
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,8 @@ class Popularity:
     Attributes:
         documents: feature_id, estimate, low, high (90 % interval), clicks, shown, exposure, coec; by falling estimate.
         pairs: the same for each query_key and feature_id; by query_key and falling estimate.
-        propensities: what exposure rests on; not `identifiable` where the log cannot tell, and a declared curve stands in.
-        a: how many examinations the prior is worth.
+        propensities: what exposure rests on; not `identifiable` where the log cannot tell, and a declared curve stands
+        in. a: how many examinations the prior is worth.
     """
 
     documents: pa.Table
@@ -85,7 +94,41 @@ def _estimated(sums: pa.Table, model: ClickModel) -> pa.Table:
     return pa.table(columns)
 
 
-# Sums of decimals, rounded once: exact, whatever order threads add in. `prior` is still a sum over the query's searches.
+def publish(settings: Settings, retriever: str, found: Popularity) -> int:
+    """Write corrected popularity to Redis, for readers of `corrected_ctr`, and return how many numbers that were.
+
+    Each key is replaced as a whole. It expires after KEPT_SECONDS, so that numbers nobody renews fade.
+
+    Raises:
+        RedisError: Redis is away.
+    """
+    with connect(settings) as client, redis_errors():
+        for key, fields in _by_key(retriever, found):
+            # One transaction for each key: readers see the old numbers or the new.
+            pipeline = client.pipeline(transaction=True)
+            pipeline.delete(key)
+            for first in range(0, len(fields), _FIELDS):
+                pipeline.hset(key, mapping=dict(fields[first : first + _FIELDS]))
+            pipeline.expire(key, KEPT_SECONDS)
+            pipeline.execute()
+    return len(found.documents) + len(found.pairs)
+
+
+def _by_key(retriever: str, found: Popularity) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    yield corrected_key(retriever), _fields(found.documents)
+    queries = found.pairs["query_key"].to_pylist()
+    bounds = [i for i in range(len(queries)) if i == 0 or queries[i] != queries[i - 1]]
+    for first, last in zip(bounds, [*bounds[1:], len(queries)], strict=True):
+        yield corrected_key(retriever, queries[first]), _fields(found.pairs.slice(first, last - first))
+
+
+def _fields(table: pa.Table) -> list[tuple[str, str]]:
+    columns = (table[name].to_pylist() for name in ("feature_id", "estimate", "low"))
+    return [(document, f"{estimate:.6f} {low:.6f}") for document, estimate, low in zip(*columns, strict=True)]
+
+
+# Sums of decimals, rounded once: exact, whatever order threads add in. `prior` is still a sum over the query's
+# searches.
 _PAIRS = """
 with rates as (
   select position, avg(clicked::integer)::decimal(18, 12) as rate from shown group by position

@@ -1,7 +1,7 @@
 """Intervals, tests and minimum evidence for rates, so that noise is not reported as a finding. Free of I/O.
 
-Sources: Wilson, JASA 22 (1927), for the interval of one rate; Newcombe, Statistics in Medicine 17 (1998), method 10, for
-the interval of a difference; Benjamini and Hochberg, JRSS B 57 (1995), for many tests at once.
+Sources: Wilson, JASA 22 (1927), for the interval of one rate; Newcombe, Statistics in Medicine 17 (1998), method 10,
+for the interval of a difference; Benjamini and Hochberg, JRSS B 57 (1995), for many tests at once.
 """
 
 import math

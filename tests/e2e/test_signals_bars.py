@@ -45,7 +45,7 @@ def replay(settings, since_week, weeks):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_planted_problems_are_found_and_hardly_anything_else(tmp_path, seed, capsys):
-    """Of 20 bad queries, 20 skipped documents and 10 unfindable queries among 2,000 healthy ones nine tenths are found."""
+    """Of 20 bad and 10 unfindable queries and 20 skipped documents among 2,000 healthy queries most are found."""
     settings = Settings.load(tmp_path)
     site = Site(Plan(bad=20, skipped=20, unfindable=10, seed=seed))
     truth = site.write(settings, start_ms=BEGIN, days=28, searches=150_000)
