@@ -11,7 +11,18 @@ from functools import partial
 from fastapi import FastAPI
 
 import clickwell
-from clickwell.serving.api import boosting, dialects, erasing, health, ingest, insights, letters, listing, people
+from clickwell.serving.api import (
+    boosting,
+    dashboard,
+    dialects,
+    erasing,
+    health,
+    ingest,
+    insights,
+    letters,
+    listing,
+    people,
+)
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.describe import describe
 from clickwell.serving.api.limits import MAX_BODY, Bodies
@@ -47,6 +58,8 @@ def build_app(settings: Settings) -> FastAPI:
         people.router,
         insights.router,
         letters.router,
+        dashboard.pages,
+        dashboard.data,
         health.router,
     ):
         app.include_router(router)
