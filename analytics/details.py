@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from datetime import date
 
-from clickwell.analytics.impressions import join, normal_query
+from clickwell.analytics.impressions import join
 from clickwell.analytics.intervals import Rate, rate
+from clickwell.schemas.keys import normal_query
 from clickwell.settings import Settings
 
 # Rows of a table that somebody reads.

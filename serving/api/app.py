@@ -13,12 +13,15 @@ from fastapi import FastAPI
 import clickwell
 from clickwell.serving.api import (
     beacon,
+
     boosting,
     dashboard,
     dialects,
     erasing,
     health,
     ingest,
+
+    insights,
     letters,
     listing,
     people,
@@ -56,6 +59,7 @@ def build_app(settings: Settings) -> FastAPI:
         erasing.router,
         boosting.router,
         people.router,
+        insights.router,
         letters.router,
         beacon.router,
         dashboard.pages,
