@@ -1,5 +1,7 @@
 """What runs and what does not, as far as it can be seen from outside."""
 
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clickwell.clock import SystemClock
 from clickwell.devstack.state import Component, StackState, supervisor_pid
+from clickwell.errors import LakeError
 from clickwell.kafka import librdkafka_config
 from clickwell.redis_client import connect
 from clickwell.schemas.keys import WORKERS
@@ -64,7 +67,8 @@ class Status(BaseModel):
         pid: process of the supervisor.
         components: servers and the workers that the supervisor runs.
         workers: every worker that reported within the last seconds, wherever it runs.
-        lag: records that are not applied yet, by lane, over those workers.
+        lag: records that are not applied yet, by lane, over those workers; and as `lake/<table>` those that are not in
+            the lake yet.
     """
 
     state: Literal["up", "starting", "degraded", "down"]
@@ -97,8 +101,21 @@ def look(settings: Settings) -> Status:
         pid=pid,
         components=components,
         workers=workers,
-        lag=lag,
+        lag=lag | lake_lag(settings),
     )
+
+
+def lake_lag(settings: Settings) -> dict[str, int]:
+    """Return how many records each table of the lake is behind; none where the lake or Kafka does not answer."""
+    if find_spec("deltalake") is None:
+        return {}
+    from clickwell.sinks import standing  # noqa: PLC0415  # of an extra
+    from clickwell.sinks.table import TABLES  # noqa: PLC0415
+
+    with suppress(LakeError):
+        tables = [standing.look(settings, table) for table in TABLES if standing.exists(settings, table)]
+        return {f"lake/{one.table}": one.lag for one in tables if one.lag is not None}
+    return {}
 
 
 def worker_reports(settings: Settings) -> list[WorkerReport]:

@@ -37,10 +37,10 @@ class Rebuild:
         self._client = connect(settings.redis, timeout=timeout)
         failpoints = Failpoints()
         lanes = lanes_of(settings)
-        self._ledger = Ledger(connect(settings.redis, timeout=None), failpoints, timeout=timeout)
-        self._generations = Generations(self._client, settings.popularity, lanes, failpoints)
+        ledger = Ledger(self._client, failpoints, timeout=timeout)
+        generations = Generations(self._client, settings.popularity, lanes, failpoints)
         kafka, dedup_ms = KafkaLog(settings.kafka), settings.popularity.dedup_ms
-        self._resume = Resume(self._client, self._ledger, self._generations, kafka, lanes, dedup_ms=dedup_ms)
+        self._resume = Resume(self._client, ledger, generations, kafka, lanes, dedup_ms=dedup_ms)
 
     async def begin(self) -> Generation:
         """Begin a generation whose targets are the present ends of the log.
@@ -49,8 +49,7 @@ class Rebuild:
             ClickwellError: Kafka or Redis is away or unfit.
         """
         await check_redis(self._client, self._settings.redis)
-        await self._ledger.install()
-        return await self._generations.begin(await self._resume.targets())
+        return await self._resume.begin()
 
     async def wait(self, generation: Generation, seconds: float, progress: Callable[[int], None]) -> None:
         """Return when readers see the generation; `progress` hears of newly applied records meanwhile.

@@ -53,7 +53,7 @@ class Resume:
         """
         generation, _ = await self._generations.target()
         if generation is None:
-            generation = await self._generations.begin(await self.targets())
+            generation = await self.begin()
         part.topic_id, _ = await asyncio.to_thread(self._kafka.describe, part.topic)
         part.generation = generation.name
         lanes = [lane for lane in self._lanes if part.topic in lane.topics]
@@ -96,7 +96,13 @@ class Resume:
         """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
         return await asyncio.to_thread(self._kafka.first_record, part.topic, part.partition, offset)
 
-    async def targets(self) -> dict[str, int]:
+    async def begin(self) -> Generation:
+        """Begin a generation that is complete when it has reached the present ends of the log, or join another's."""
+        # A server that has no generation may have lost its functions too.
+        await self._ledger.install()
+        return await self._generations.begin(await self._targets())
+
+    async def _targets(self) -> dict[str, int]:
         """Return the present end of the log for each ledger field: what a new generation must reach."""
         targets: dict[str, int] = {}
         for topic in sorted({topic for lane in self._lanes for topic in lane.topics}):

@@ -1,29 +1,24 @@
 """Takes events into the log and tells what became of each: `accepted` means that the broker has it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 from clickwell.clock import Clock, SystemClock
 from clickwell.errors import KafkaError
-from clickwell.producers.deliveries import Delivery
+from clickwell.kafka import KafkaLog
 from clickwell.producers.emitter import Emitter
-from clickwell.producers.records import Kind, Record
+from clickwell.producers.records import TOPIC_OF, Kind, Record
 from clickwell.schemas.decode import AnyRow, Decoder, EventDecoder, Row
-from clickwell.schemas.decode import Record as AnyRecord
 from clickwell.schemas.decode_searches import SearchDecoder, SearchRow
-from clickwell.serving.api.events import prepare
+from clickwell.serving.api.events import Received, prepare
 from clickwell.serving.api.problems import RETRY_SECONDS, Problem
+from clickwell.serving.api.repeats import Identity, Repeats, Ticket, tail
 from clickwell.serving.api.verdicts import Answer, Lack, Use, Uses, Verdict, answer_of, rejected
 from clickwell.settings import Settings
 
-# Events whose repeats are told in the answer. Twice as many are held, some 200 bytes each; a repeat of an older one is
-# answered `accepted` and counts once nevertheless, as workers and sinks look at ids themselves.
-REMEMBERED = 100_000
-
-Identity = tuple[str, str]
 R = TypeVar("R", bound=AnyRow)
 
 
@@ -33,46 +28,15 @@ class _Way(Generic[R]):
 
     decoder: EventDecoder[R]
     mint_ids: bool
-    # What makes two events the same one, as the lake sees it; the first part is the id.
     identity: Callable[[R], Identity]
     key: Callable[[R], str]
     uses: Callable[[R], tuple[tuple[Use, ...], tuple[Lack, ...]]]
     verdict: Callable[[str], Verdict]
 
-
-class _Ticket:
-    """The events of one request that are on their way. Made and settled on the event loop, reported to by the emitter.
-
-    Attributes:
-        settled: done when the fate of all is known.
-        failed: ids of those that were given up.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.settled: asyncio.Future[None] = self._loop.create_future()
-        self.failed: set[str] = set()
-        self._reported = 0
-        self._expected = -1
-
-    def report(self, delivery: Delivery) -> None:
-        """Take a delivery report, in the emitter's thread."""
-        if delivery.outcome != "acked":
-            self.failed.add(delivery.id)
-        self._reported += 1
-        if self._reported == self._expected:
-            self._loop.call_soon_threadsafe(self._settle)
-
-    def expect(self, events: int) -> None:
-        """Say how many reports there will be; some may have come."""
-        self._expected = events
-        if self._reported == events:
-            self._settle()
-
-    def _settle(self) -> None:
-        # Both sides may see that all is known.
-        if not self.settled.done():
-            self.settled.set_result(None)
+    def recall(self, log: KafkaLog, topic: str) -> list[Identity]:
+        """Return what the last records of a topic are."""
+        read = (Received(record.offset, record.received_ms, record.value or b"") for record in tail(log, topic))
+        return [self.identity(row) for row in self.decoder.decode(list(read)).rows]
 
 
 class Capture:
@@ -101,7 +65,7 @@ class Capture:
             "search": _Way[SearchRow](
                 decoder=SearchDecoder(),
                 mint_ids=False,
-                identity=lambda row: (row.execution_id, "\0".join(row.results)),
+                identity=lambda row: (row.execution_id, _digest(row.results)),
                 key=lambda row: row.execution_id,
                 uses=uses.of_search,
                 verdict=lambda event_id: Verdict("accepted", execution_id=event_id),
@@ -110,16 +74,45 @@ class Capture:
         self._emitter = emitter
         self._clock = clock or SystemClock()
         self._ack_seconds = settings.api.ack_seconds
-        self._recent: dict[Identity, _Ticket] = {}
-        self._older: dict[Identity, _Ticket] = {}
+        self._repeats = Repeats()
         self._stuck = False
-        self.counts: Counter[tuple[Kind, str]] = Counter()
-        """Events since the start, by kind and verdict."""
+        self.counted: Callable[[Kind, str, int], None] = lambda _kind, _verdict, _events: None
+        """Told how many events of a kind got a verdict."""
 
     @property
     def stuck(self) -> bool:
         """Whether the broker has confirmed nothing since a request gave up waiting for it."""
         return self._stuck and self._emitter.pending > 0
+
+    @property
+    def pending(self) -> int:
+        """Events that the broker has not confirmed."""
+        return self._emitter.pending
+
+    async def recall(self, log: KafkaLog) -> None:
+        """Learn from the log what was taken last, so that repeats are known after a restart, too.
+
+        Raises:
+            KafkaError: the broker is away or has no such topics.
+        """
+        for kind, way in self._ways.items():
+            ticket = Ticket()
+            ticket.expect(0)
+            for identity in await asyncio.to_thread(way.recall, log, TOPIC_OF[kind]):
+                self._repeats.add(identity, ticket)
+
+    async def confirm(self, record: Record) -> None:
+        """Send one record and return once the broker has it.
+
+        Raises:
+            Problem: 503, the broker does not confirm; the record may have got in.
+        """
+        self._check()
+        ticket = Ticket()
+        sent = self._offer(record, ticket)
+        ticket.expect(int(sent))
+        if not (sent and await self._confirmed([(ticket, record.id)])):
+            raise _unavailable("the event log has not confirmed the request; send it again")
 
     async def take(
         self, kind: Kind, events: Sequence[bytes | Mapping[str, Any]], *, salt: bytes = b"", single: bool = False
@@ -135,8 +128,7 @@ class Capture:
         Raises:
             Problem: 503, the broker does not confirm. Events may have got in; with the same ids they count once.
         """
-        if self.stuck:
-            raise Problem(503, "unavailable", "the event log does not answer", retry_after=RETRY_SECONDS)
+        self._check()
         way = self._ways[kind]
         received, refused = prepare(events, self._clock.now_ms(), mint_ids=way.mint_ids, salt=salt)
         batch = way.decoder.decode(received)
@@ -146,40 +138,44 @@ class Capture:
         for record, error in batch.bad:
             verdicts[record.offset] = rejected(error)
 
-        ticket, complete = _Ticket(), True
+        ticket, complete = Ticket(), True
         sent = 0
-        awaited: list[tuple[_Ticket, str]] = []
+        awaited: list[tuple[Ticket, str]] = []
         for place, record, row in zip(batch.offsets, batch.records, batch.rows, strict=True):
             identity = way.identity(row)
             verdict = verdicts[place] = way.verdict(identity[0])
             verdict.uses, verdict.not_used_for = way.uses(row)
-            known = self._recent.get(identity) or self._older.get(identity)
-            if known is not None and identity[0] not in known.failed:
+            if (known := self._repeats.find(identity)) is not None:
                 verdict.verdict = "duplicate"
                 awaited.append((known, identity[0]))
-            elif complete := complete and self._offer(kind, identity[0], way.key(row), record, ticket):
-                self._recent[identity] = ticket
+                continue
+            assert record.value is not None
+            event = Record(kind, identity[0], way.key(row).encode(), record.value)
+            if complete := complete and self._offer(event, ticket):
+                self._repeats.add(identity, ticket)
                 awaited.append((ticket, identity[0]))
                 sent += 1
         ticket.expect(sent)
-        if len(self._recent) > REMEMBERED:
-            self._older, self._recent = self._recent, {}
         if not (await self._confirmed(awaited) and complete):
             self._refuse(kind, verdicts)
         answer = answer_of(verdicts, single=single)
         for name in ("accepted", "duplicate", "rejected"):
-            self.counts[kind, name] += getattr(answer, name)
+            self.counted(kind, name, getattr(answer, name))
         return answer
 
-    def _offer(self, kind: Kind, event_id: str, key: str, record: AnyRecord, ticket: _Ticket) -> bool:
-        """Hand an event to the emitter; False when it takes no more."""
-        assert record.value is not None
+    def _check(self) -> None:
+        """Refuse at once what would only wait behind what the broker does not take."""
+        if self.stuck:
+            raise _unavailable("the event log does not answer")
+
+    def _offer(self, record: Record, ticket: Ticket) -> bool:
+        """Hand a record to the emitter; False when it takes no more."""
         try:
-            return self._emitter.offer(Record(kind, event_id, key.encode(), record.value), ticket.report)
+            return self._emitter.offer(record, ticket.report)
         except KafkaError:
             return False
 
-    async def _confirmed(self, awaited: list[tuple[_Ticket, str]]) -> bool:
+    async def _confirmed(self, awaited: list[tuple[Ticket, str]]) -> bool:
         """Wait until the fate of all is known, as long as the settings allow; tell whether the broker has them all."""
         unsettled = {ticket.settled for ticket, _ in awaited if not ticket.settled.done()}
         if unsettled:
@@ -190,14 +186,19 @@ class Capture:
         return not any(event_id in ticket.failed for ticket, event_id in awaited)
 
     def _refuse(self, kind: Kind, verdicts: list[Any]) -> None:
-        for verdict in verdicts:
-            if verdict is not None and verdict.verdict != "rejected":
-                verdict.verdict = "unconfirmed"
-                self.counts[kind, "unconfirmed"] += 1
-        raise Problem(
-            503,
-            "unavailable",
-            "the event log has not confirmed all events; send them again with the same ids",
-            retry_after=RETRY_SECONDS,
-            members={"results": [verdict for verdict in verdicts if verdict is not None]},
+        unconfirmed = [verdict for verdict in verdicts if verdict.verdict != "rejected"]
+        for verdict in unconfirmed:
+            verdict.verdict = "unconfirmed"
+        self.counted(kind, "unconfirmed", len(unconfirmed))
+        raise _unavailable(
+            "the event log has not confirmed all events; send them again with the same ids", {"results": verdicts}
         )
+
+
+def _unavailable(detail: str, members: Mapping[str, Any] | None = None) -> Problem:
+    return Problem(503, "unavailable", detail, retry_after=RETRY_SECONDS, members=members)
+
+
+def _digest(results: Sequence[str]) -> str:
+    """Return what stands for a list of results, which may be a thousand times as long."""
+    return blake2b("\0".join(results).encode(), digest_size=16).hexdigest()

@@ -68,19 +68,35 @@ def split(body: bytes, *, lines: bool) -> tuple[list[bytes], bool]:
         raise DecodeError("bad_json", f"the array is not JSON: {error}") from None
 
 
-def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: bytes) -> bytes:
-    # Decoding everything is stricter than the models on purpose: what they would skip is still stored and exported.
+def strictly(value: bytes) -> dict[str, Any]:
+    """Return the object of one event.
+
+    Decoding everything is stricter than the models on purpose: what they would skip is still stored and exported.
+
+    Raises:
+        DecodeError: it is no object, or has a name twice.
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
     event = msgspec.json.decode(value)
     if not isinstance(event, dict):
         raise DecodeError("not_an_object", f"an event is a JSON object, not {type(event).__name__}")
     # Each member has a colon; as many colons as members leave no room for a member twice.
     if value.count(b":") != _members(event):
         json.loads(value.decode(), object_pairs_hook=_once)
+    return event
+
+
+def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: bytes) -> bytes:
+    event = strictly(value)
     added: dict[str, Any] = {}
-    if mint_ids and event.get("interaction_id") in {None, ""}:
+    if mint_ids and event.get("interaction_id") in (None, ""):
         added["interaction_id"] = _lasting_id(salt, place, value) if salt else new_id()
     if event.get("timestamp") is None:
         added["timestamp"] = received_ms
+    # Records that begin with this name are clickwell's own, and a sender must not be able to write one.
+    if "clickwell" in event:
+        return msgspec.json.encode({"timestamp": None} | event | added)
     if not added:
         return value
     if not event or event.keys() & added.keys():
@@ -88,15 +104,14 @@ def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: 
     return value.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
-def _members(value: Any) -> int:
+def _members(value: dict[str, Any] | list[Any]) -> int:
     """Return how many members the objects within a value have."""
-    if type(value) is dict:
-        count = len(value)
-        for each in value.values():
-            if type(each) is dict or type(each) is list:
-                count += _members(each)
-        return count
-    return sum(_members(each) for each in value if type(each) is dict or type(each) is list)
+    of_dict = type(value) is dict
+    count = len(value) if of_dict else 0
+    for each in value.values() if of_dict else value:  # type: ignore[union-attr]  # told apart above
+        if type(each) is dict or type(each) is list:
+            count += _members(each)
+    return count
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

@@ -11,9 +11,9 @@ from starlette.routing import Route
 from clickwell.producers.records import Kind
 from clickwell.serving.api.events import split
 from clickwell.serving.api.keys import Scope
-from clickwell.serving.api.limits import MAX_EVENTS
+from clickwell.serving.api.limits import MAX_EVENTS, read_body
 from clickwell.serving.api.problems import Problem
-from clickwell.serving.api.services import Services, services_of
+from clickwell.serving.api.services import services_of
 from clickwell.serving.api.verdicts import Answer
 
 PATHS: dict[str, Kind] = {"/v1/retrievers/interactions": "interaction", "/v1/retrievers/searches": "search"}
@@ -25,10 +25,10 @@ MAX_IDEMPOTENCY_KEY = 256
 
 def routes() -> list[Route]:
     """Return the routes; `describe.paths` has their part of the OpenAPI document."""
-    return [Route(path, _route(kind), methods=["POST"], name=f"post_{kind}s") for path, kind in PATHS.items()]
+    return [Route(path, _route(path, kind), methods=["POST"]) for path, kind in PATHS.items()]
 
 
-async def receive(request: Request, services: Services, take: Callable[[int], None]) -> tuple[list[bytes], bool]:
+async def receive(request: Request) -> tuple[list[bytes], bool]:
     """Return the events of a request's body, and whether it holds a single one and no batch.
 
     Raises:
@@ -37,7 +37,7 @@ async def receive(request: Request, services: Services, take: Callable[[int], No
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in LINES and kind not in DOCUMENTS:
         raise Problem(415, "unknown_type", f"send application/json, application/x-ndjson or text/plain, not {kind!r}")
-    body = await services.bodies.read(request, take)
+    body = await read_body(request)
     events, single = split(body, lines=kind in LINES)
     if not events:
         raise Problem(400, "no_events", "the body holds no event")
@@ -69,14 +69,15 @@ def respond(answer: Answer) -> Response:
     return Problem(400, first.code, first.reason, members={"field": first.field, **members}).response()
 
 
-def _route(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+def _route(path: str, kind: Kind) -> Callable[[Request], Awaitable[Response]]:
     async def ingest(request: Request) -> Response:
+        request.state.route = path
         services = services_of(request)
         caller = services.access.admit(request, Scope.WRITE)
         salt = salt_of(request, caller.id)
-        with services.bodies.hold() as take:
-            events, single = await receive(request, services, take)
-            caller.spend(len(events))
-            return respond(await services.capture.take(kind, events, salt=salt, single=single))
+        events, single = await receive(request)
+        caller.spend(len(events))
+        request.state.events = len(events)
+        return respond(await services.capture.take(kind, events, salt=salt, single=single))
 
     return ingest

@@ -1,13 +1,13 @@
 """What a request may bring and how often: bodies bounded in size, time and memory; a token bucket for each key."""
 
-import asyncio
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import monotonic
 
 import zstandard
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clickwell.serving.api.problems import RETRY_SECONDS, Problem
 
@@ -19,73 +19,67 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 class Bodies:
-    """Reads bodies, all of which together take a bounded amount of memory.
+    """Middleware that bounds the memory that the bodies of all requests take together, until each is answered.
+
+    A size that is announced is judged here, one that is not by FastAPI's `max_body_size` while it comes. Time is
+    bounded by the server, which sees the connection.
 
     Args:
+        app: the app below.
         memory: bytes held at once, over all requests.
-        seconds: time in which a body must have arrived.
     """
 
-    def __init__(self, memory: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, memory: int) -> None:
+        self._app = app
         self._free = memory
-        self._seconds = seconds
 
-    @contextmanager
-    def hold(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes of the memory; they are given back at the end.
-
-        Raises:
-            Problem: 503, by the function, when too much is held.
-        """
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         held = 0
 
-        def take(size: int) -> None:
+        def hold(size: int) -> None:
             nonlocal held
             if size > self._free:
                 raise Problem(503, "busy", "too many requests at once", retry_after=RETRY_SECONDS)
             self._free -= size
             held += size
 
+        async def counted() -> Message:
+            message = await receive()
+            if message["type"] == "http.request":
+                hold(len(message.get("body", b"")))
+            return message
+
+        scope.setdefault("state", {})["hold"] = hold
         try:
-            yield take
+            length = Headers(scope=scope).get("content-length", "")
+            too_large = length.isdigit() and int(length) > MAX_BODY
+            await (_too_large().response() if too_large else self._app)(scope, counted, send)
         finally:
             self._free += held
 
-    async def read(self, request: Request, take: Callable[[int], None]) -> bytes:
-        """Return the body, decompressed.
 
-        Raises:
-            Problem: it is too large, too slow, of an unknown encoding, or not what its encoding says.
-        """
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > MAX_BODY:
-            raise _too_large()
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in {"identity", "", "gzip", "zstd"}:
-            raise Problem(
-                415, "unknown_encoding", "bodies may be gzip or zstd", headers={"Accept-Encoding": "gzip, zstd"}
-            )
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self._seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > MAX_BODY:
-                        raise _too_large()
-                    take(len(part))
-                    parts.append(part)
-        except TimeoutError:
-            # What is still to come would be taken for the next request.
-            raise Problem(408, "too_slow", "the body did not arrive in time", headers={"Connection": "close"}) from None
-        except ClientDisconnect:
-            raise Problem(400, "disconnected", "the sender has gone") from None
-        body = b"".join(parts)
-        if encoding in {"identity", ""}:
-            return body
-        body = _gunzip(body) if encoding == "gzip" else _unzstd(body)
-        take(len(body))
+async def read_body(request: Request) -> bytes:
+    """Return a request's body, decompressed.
+
+    Raises:
+        Problem: it is too large, of an unknown encoding, or not what its encoding says.
+    """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity", "gzip", "zstd"}:
+        raise Problem(415, "unknown_encoding", "bodies may be gzip or zstd", headers={"Accept-Encoding": "gzip, zstd"})
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise Problem(400, "disconnected", "the sender has gone") from None
+    if encoding in {"", "identity"}:
         return body
+    body = _gunzip(body) if encoding == "gzip" else _unzstd(body)
+    request.state.hold(len(body))
+    return body
 
 
 def _gunzip(data: bytes) -> bytes:
