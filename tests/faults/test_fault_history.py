@@ -80,10 +80,10 @@ def differences(stack: Stack) -> list[Any]:
 def test_histories_survive_kills_and_an_empty_redis(stack: Stack) -> None:
     """Workers killed at random, a rebuild, and FLUSHALL under load: every user's history is what the log says."""
     rng = random.Random(7)
-    with Load(PeopleTraffic(stack.kafka.address, seed=41), rate=1500):
-        workers = stack.work(2)
+    with Load(PeopleTraffic(stack.kafka.address, seed=41), rate=1000):
+        workers = stack.work(2, static=True)
         stack.wait_applied()
-        for turn in range(4):
+        for turn in range(3):
             time.sleep(rng.uniform(0.5, 2))
             victim = rng.choice(workers)
             wait_for(lambda: victim.pid, 10, "the victim")  # noqa: B023

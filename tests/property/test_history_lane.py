@@ -193,7 +193,7 @@ def test_a_user_is_forgotten(store):
 
 @pytest.mark.broker
 def test_one_event_is_taken_back(store):
-    """The time falls back to what remains, or the document goes; a newer event is left alone, and repeats do nothing."""
+    """The time falls back to what remains, or the document goes; a newer event stays; repeats do nothing."""
     store.clear()
     store.apply([("u1", "doc-1", ("click",), None, NOW), ("u1", "doc-2", ("click",), None, NOW)])
     assert not retract(store.plain, "u1", "click", "doc-1", erased_ms=NOW - 1, remaining_ms=None)
