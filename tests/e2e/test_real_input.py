@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 
 import pytest
+
+from clickwell import InteractionReader
+from clickwell.settings import Settings
 
 SLOT_MS = 6 * 3_600_000
 WINDOW_SLOTS = 28
@@ -38,10 +41,30 @@ def recount(path, shift_ms, long_view_ms=30_000):
     return counts
 
 
+def users(path, shift_ms):
+    """What each user did, without any of the product's code: user -> signal -> document -> newest time."""
+    found = defaultdict(lambda: defaultdict(dict))
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for search in map(json.loads, lines):
+            searched = round(datetime.fromisoformat(search["ts"]).timestamp() * 1000) + shift_ms
+            for click in search["clicks"]:
+                at, document = searched + click["dt_ms"], click["doc"]
+                for signal, happened in (("click", True), ("purchase", click["purchase"])):
+                    if happened:
+                        times = found[search["user_id"]][signal]
+                        times[document] = max(at, times.get(document, 0))
+    return found
+
+
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def data(tmp_path_factory):
+    """The folder of the stack."""
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="module")
+def stack(data):
     """A whole stack as `clickwell up` starts it, and a function that runs the command line against it."""
-    data = tmp_path_factory.mktemp("stack")
     env = {k: v for k, v in os.environ.items() if not k.startswith("CLICKWELL_")}
 
     def run(*arguments):
@@ -55,23 +78,29 @@ def stack(tmp_path_factory):
     run("down")
 
 
-@pytest.mark.broker
-@pytest.mark.data
-def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
-    """All of two session logs give for every document, signal and slot what the files say."""
+@pytest.fixture(scope="module")
+def published(stack, shared_data):
+    """Two session logs, published and applied: each file with the shift of its times."""
     files = [
         (shared_data / "msrd" / "searches_sim_weak.jsonl.gz", "movies"),
         (shared_data / "yandex20" / "searches.jsonl.gz", "web"),
     ]
-    expected = Counter()
+    shifts = {}
     for path, retriever in files:
         options = ["--format", "sessions", "--retriever", retriever, "--rebase-time", "--wait", "--json"]
         summary = json.loads(stack("publish", str(path), *options).splitlines()[-1])
         assert summary["rejected"] == 0
         assert summary["acked"] == summary["sent"]
         assert summary["waited"] is True
-        expected += recount(path, summary["shift_ms"])
+        shifts[path] = summary["shift_ms"]
+    return shifts
 
+
+@pytest.mark.broker
+@pytest.mark.data
+def test_every_count_of_real_logs_equals_a_recount(stack, published):
+    """All of two session logs give for every document, signal and slot what the files say."""
+    expected = sum((recount(path, shift_ms) for path, shift_ms in published.items()), Counter())
     found = Counter()
     for line in stack("counts", "--jsonl").splitlines():
         row = json.loads(line)
@@ -84,6 +113,26 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
     audited = json.loads(stack("audit", "--json"))
     assert audited["differences"] == []
     assert audited["total"] == sum(found.values())
+
+
+@pytest.mark.broker
+@pytest.mark.data
+def test_every_exclusion_list_equals_a_recount(stack, published, data):
+    """For every user of a log: the exclusion is what was bought, and each click is known with its newest time."""
+    path, shift_ms = next(iter(published.items()))
+    expected = users(path, shift_ms)
+    assert len(expected) > 4000
+    wrong = []
+    with InteractionReader(Settings.load(data, boosts={"timeout": 5})) as reader:
+        for user, signals in expected.items():
+            excluded = reader.exclusion(user).filter["document_id"]["$nin"]
+            clicked = {item.feature_id: item.timestamp for item in reader.list(user, ["click"])}
+            if sorted(excluded) != sorted(signals["purchase"]) or clicked != signals["click"]:
+                wrong.append(user)
+    assert wrong == []
+    buyer = next(user for user, signals in expected.items() if len(signals["purchase"]) > 1)
+    printed = json.loads(stack("exclude", buyer, "--json"))["document_id"]["$nin"]
+    assert sorted(printed) == sorted(expected[buyer]["purchase"])
 
 
 @pytest.mark.broker

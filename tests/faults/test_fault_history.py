@@ -90,8 +90,8 @@ def test_histories_survive_kills_and_an_empty_redis(stack: Stack) -> None:
             victim.kill()
             if turn == 1:
                 stack.client.flushall()
-        stack.wait_applied()
-    stack.assert_exact()
+        stack.wait_applied(timeout=120)
+    stack.assert_exact(timeout=120)
     wait_for(lambda: not differences(stack), 20, "histories that equal the recount")
     assert len(stored(stack.client)) > 100
     before = stack.active()
