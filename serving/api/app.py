@@ -11,7 +11,7 @@ from functools import partial
 from fastapi import FastAPI
 
 import clickwell
-from clickwell.serving.api import boosting, dialects, erasing, health, ingest, letters, listing, people
+from clickwell.serving.api import boosting, dashboard, dialects, erasing, health, ingest, letters, listing, people
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.describe import describe
 from clickwell.serving.api.limits import MAX_BODY, Bodies
@@ -40,7 +40,16 @@ def build_app(settings: Settings) -> FastAPI:
     app.state.requested = erasing.Requested()
     # Routes are tried in order, and these are asked for most.
     app.router.routes[:0] = [*ingest.routes(), *dialects.routes()]
-    for router in (listing.router, erasing.router, boosting.router, people.router, letters.router, health.router):
+    for router in (
+        listing.router,
+        erasing.router,
+        boosting.router,
+        people.router,
+        letters.router,
+        dashboard.pages,
+        dashboard.data,
+        health.router,
+    ):
         app.include_router(router)
     add_problems(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way
