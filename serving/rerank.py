@@ -6,9 +6,9 @@ for result in rerank(results, reader, stage, explain=True):
     print(result.feature_id, result.score, result.why.sentence)
 ```
 
-A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, or a pair (id, score).
-Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any result
-lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1).
+A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, a pair (id, score), or an
+id alone. Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any
+result lacks a usable score, the given order stands in for all scores: that at 0-based rank r scores 1 / (r + 1).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
