@@ -11,6 +11,8 @@ from clickwell.analytics.harvesting import Z90, Floats, Ints
 
 # Worth of the prior in examinations that are tried: from next to nothing to more than most pairs ever get.
 WEIGHTS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0)
+# Expected clicks after which a query's own documents say as much of its documents as the ranks do.
+QUERY_WEIGHT = 3.0
 # No prediction is surer than this; a log-likelihood would be infinite.
 _SURE = 1e-6
 
@@ -36,13 +38,49 @@ class Cells:
         return np.bincount(self.pair, values, pairs).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class ClickModel:
+    """What turns clicks into relevance.
+
+    Attributes:
+        theta: examination of each position.
+        prior: what a document at each position is worth on average.
+        a: how many examinations the prior is worth.
+    """
+
+    theta: Floats
+    prior: Floats
+    a: float
+
+
 def rank_prior(cells: Cells, theta: Floats) -> Floats:
     """Return what a document at each position is worth on average: CTR / theta, in [0, 1]."""
     shown = np.bincount(cells.position, cells.shown, len(theta))
     clicks = np.bincount(cells.position, cells.clicks, len(theta))
     overall = clicks.sum() / max(float(shown @ theta), 1.0)
     # A position that was hardly shown is worth what all are.
-    return np.clip((clicks + overall) / (shown * theta + 1), 0, 1)
+    worth: Floats = np.clip((clicks + overall) / (shown * theta + 1), 0, 1)
+    return worth
+
+
+def query_prior(query: Ints, credit: Floats, expected: Floats, prior: Floats) -> Floats:
+    """Return the prior of each pair with what the query's other documents say: some queries have many good answers.
+
+    The factor is (credit of the others + QUERY_WEIGHT) / (what the prior expected of them + QUERY_WEIGHT).
+
+    Args:
+        query: number of each pair's query.
+        credit: of each pair, on the scale on which `expected` is right on the whole.
+        expected: exposure * prior.
+        prior: of each pair, from its ranks.
+    """
+
+    def others(values: Floats) -> Floats:
+        left: Floats = np.bincount(query, values)[query] - values
+        return left
+
+    factor = (others(credit) + QUERY_WEIGHT) / (others(expected) + QUERY_WEIGHT)
+    return np.clip(prior * factor, 0, 1)
 
 
 def posterior(clicks: Floats, exposure: Floats, prior: Floats, a: float) -> Floats:
@@ -59,13 +97,15 @@ def interval(clicks: Floats, exposure: Floats, prior: Floats, a: float) -> tuple
 
     def quantile(z: float) -> Floats:
         cube = np.maximum(1 - 1 / (9 * shape) + z / (3 * np.sqrt(shape)), 0)
-        return np.clip(shape * cube**3 / rate, 0, 1)
+        value: Floats = np.clip(shape * cube**3 / rate, 0, 1)
+        return value
 
     return quantile(-Z90), quantile(Z90)
 
 
-def predicted(known: Cells, asked: Cells, theta: Floats, prior: Floats, a: float) -> Floats:
+def predicted(known: Cells, asked: Cells, model: ClickModel) -> Floats:
     """Return the chance of a click in each asked cell, from what is known of its pair."""
+    theta, prior = model.theta, model.prior
     pairs = 1 + int(max(known.pair.max(initial=0), asked.pair.max(initial=0)))
     exposure = known.sums(known.shown * theta[known.position], pairs)
     shown = known.sums(known.shown, pairs)
@@ -73,7 +113,7 @@ def predicted(known: Cells, asked: Cells, theta: Floats, prior: Floats, a: float
     own = known.sums(known.shown * prior[known.position], pairs) / np.maximum(shown, 1)
     expected = np.where(shown[asked.pair] > 0, own[asked.pair], prior[asked.position])
     clicks = known.sums(known.clicks, pairs)
-    return theta[asked.position] * posterior(clicks[asked.pair], exposure[asked.pair], expected, a)
+    return theta[asked.position] * posterior(clicks[asked.pair], exposure[asked.pair], expected, model.a)
 
 
 def log_likelihood(cells: Cells, chance: Floats) -> Floats:
@@ -84,7 +124,7 @@ def log_likelihood(cells: Cells, chance: Floats) -> Floats:
 
 def chosen_weight(known: Cells, asked: Cells, theta: Floats, prior: Floats) -> float:
     """Return the weight of the prior under which the known cells predict the asked ones best."""
-    scores = [log_likelihood(asked, predicted(known, asked, theta, prior, a)).sum() for a in WEIGHTS]
+    scores = [log_likelihood(asked, predicted(known, asked, ClickModel(theta, prior, a))).sum() for a in WEIGHTS]
     return WEIGHTS[int(np.argmax(scores))]
 
 
@@ -95,14 +135,13 @@ def perplexity(cells: Cells, chance: Floats) -> float:
     return float(np.mean(2 ** -(gained[shown > 0] / shown[shown > 0])))
 
 
-def perplexities(known: Cells, asked: Cells, theta: Floats, prior: Floats, a: float) -> tuple[float, float, float]:
+def perplexities(known: Cells, asked: Cells, model: ClickModel) -> tuple[float, float, float]:
     """Return the asked cells' perplexity under the position-based model, under rank CTR and under document CTR."""
-    flat = np.ones_like(theta)
-    by_rank = rank_prior(known, flat)
-    overall = np.full_like(theta, known.clicks.sum() / max(known.shown.sum(), 1))
+    flat = np.ones_like(model.theta)
+    overall = np.full_like(flat, known.clicks.sum() / max(known.shown.sum(), 1))
     return (
-        perplexity(asked, predicted(known, asked, theta, prior, a)),
-        perplexity(asked, by_rank[asked.position]),
+        perplexity(asked, predicted(known, asked, model)),
+        perplexity(asked, rank_prior(known, flat)[asked.position]),
         # A document's own rate, with one impression's worth of the overall one so that it is never 0 or 1.
-        perplexity(asked, predicted(known, asked, flat, overall, 1.0)),
+        perplexity(asked, predicted(known, asked, ClickModel(flat, overall, 1.0))),
     )

@@ -13,7 +13,6 @@ that is told in several lists under one `execution_id` has pages: positions go o
 which there is no search, but `impression` or `view` events, are taken from these, at the positions that they tell.
 """
 
-import unicodedata
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from clickwell.analytics import lake
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
+from clickwell.schemas.keys import normal_query
 from clickwell.settings import Settings
 
 COLUMNS = {
@@ -99,11 +99,6 @@ class Impressions:
         return self.connection.table("impressions")
 
 
-def normal_query(text: str) -> str:
-    """Return the form under which equal queries are counted together: NFKC, case folded, blanks single."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def rows(shown: duckdb.DuckDBPyRelation, sql: str) -> duckdb.DuckDBPyRelation:
     """Return what a query finds in `shown`, which is the name that impressions, or a part of them, have in it."""
     found = shown.query("shown", sql)
@@ -150,33 +145,42 @@ def join(
     return Impressions(connection, Counts(*counts))
 
 
-_OPENED = "list_has_any(coalesce(signals, []), ['click', 'long_view', 'add_to_cart', 'purchase'])"
+_OPENED = "list_has_any(signals, ['click', 'long_view', 'add_to_cart', 'purchase'])"
 _WEIGHED = (f"if(list_contains(signals, '{name}'), {value}::double, 0)" for name, value in STRENGTHS.items())
 _STRONGEST = f"greatest({', '.join(_WEIGHED)})"
 
 # One row for each document of each execution, with the signals of the audit's definition: a click that lasted is a
 # long view too, one that ended soon a return.
-_EVENTS = """
+_EVENTS = f"""
 create table events as
-select execution_id, feature_id, min(position) as position, min(retriever_id) as retriever_id,
-       min(event_date) as day, max(timestamp) as last_at,
-       list_sort(list_distinct(flatten(list(list_concat(interaction_type, case
-         when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
-         when list_contains(interaction_type, 'click') and duration_ms < $return_ms then ['return_to_results']
-         else [] end))))) as signals
-from interactions where execution_id is not null
-group by execution_id, feature_id
-"""
+with told as (
+  select execution_id, feature_id, min(position) as told_position, min(retriever_id) as retriever_id,
+         min(event_date) as day, max(timestamp) as last_at,
+         list_sort(list_distinct(flatten(list(list_concat(interaction_type, case
+           when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
+           when list_contains(interaction_type, 'click') and duration_ms < $return_ms then ['return_to_results']
+           else [] end))))) as signals
+  from interactions where execution_id is not null
+  group by execution_id, feature_id
+)
+select *, {_OPENED} as clicked,
+       case when list_contains(signals, 'return_to_results') and {_STRONGEST} <= 1 then {HASTY} else {_STRONGEST} end
+         as strength
+from told
+"""  # noqa: S608  # constants of this module
 
+# Only where a search told several lists, or one that repeats a document, is it costly to find what was shown first.
 _SHOWN = """
 create table shown as
 with pages as (
   select execution_id, coalesce(retriever_id, '') as retriever_id, ranker_id, user_id, session_id,
          metadata_json->>'$.device' as device, timestamp, query, results,
-         coalesce(sum(len(results)) over (partition by retriever_id, execution_id order by timestamp, results
-                                          rows between unbounded preceding and 1 preceding), 0) as before
+         coalesce(sum(len(results)) over (execution order by timestamp, results
+                                          rows between unbounded preceding and 1 preceding), 0) as before,
+         count(*) over execution = 1 and len(list_distinct(results)) = len(results) as is_plain
   from searches
   where event_date <= $until and ($retriever is null or retriever_id = $retriever)
+  window execution as (partition by retriever_id, execution_id)
 ), listed as (
   select * exclude (results, before), unnest(results) as feature_id,
          (before + generate_subscripts(results, 1) - 1)::integer as position
@@ -188,38 +192,40 @@ with pages as (
   where list_has_any(interaction_type, ['impression', 'view']) and execution_id is not null and position is not null
     and event_date <= $until and ($retriever is null or retriever_id = $retriever)
     and execution_id not in (select execution_id from searches)
+), doubtful as (
+  select * exclude (is_plain) from listed where not is_plain union all by name select * from told
 )
+select * exclude (is_plain), 1 as time from listed where is_plain
+union all by name
 select *, row_number() over (partition by retriever_id, execution_id, feature_id order by position, timestamp) as time
-from (select * from listed union all by name select * from told)
+from doubtful
 """
 
-_IMPRESSIONS = f"""
+_IMPRESSIONS = """
 create table impressions as
-with joined as (
-  select shown.* exclude (time), query_key, coalesce(signals, []) as signals, last_at, events.position as told_position,
-         {_OPENED} as clicked
-  from shown
-  join query_keys using (query)
-  left join events using (execution_id, feature_id)
-  where time = 1
+with deepest as (
+  select shown.retriever_id, execution_id, max(position) as position
+  from shown join events using (execution_id, feature_id)
+  where time = 1 and clicked
+  group by shown.retriever_id, execution_id
 )
-select execution_id, retriever_id, ranker_id, user_id, session_id, device, timestamp, query, query_key, feature_id,
-       position, clicked,
-       not clicked and position < coalesce(max(position) filter (clicked)
-         over (partition by retriever_id, execution_id), -1) as skipped,
-       signals,
-       case when list_contains(signals, 'return_to_results') and {_STRONGEST} <= 1 then {HASTY} else {_STRONGEST} end
-         as strength,
-       last_at, told_position
-from joined
-"""  # noqa: S608  # constants of this module
+select shown.execution_id, shown.retriever_id, ranker_id, user_id, session_id, device, timestamp, query, query_key,
+       shown.feature_id, shown.position, coalesce(clicked, false) as clicked,
+       not coalesce(clicked, false) and shown.position < coalesce(deepest.position, -1) as skipped,
+       coalesce(signals, []) as signals, coalesce(strength, 0) as strength, last_at, told_position
+from shown
+join query_keys using (query)
+left join events using (execution_id, feature_id)
+left join deepest on deepest.execution_id = shown.execution_id and deepest.retriever_id = shown.retriever_id
+where time = 1
+"""
 
 # Events without a retriever count for any, unless a search outside the range or of another retriever has them.
-_COUNTS = f"""
+_COUNTS = """
 with clicks as (
   select execution_id, feature_id, execution_id in (select execution_id from shown) as is_shown
   from events
-  where {_OPENED} and day <= $until and ($retriever is null or coalesce(retriever_id, $retriever) = $retriever)
+  where clicked and day <= $until and ($retriever is null or coalesce(retriever_id, $retriever) = $retriever)
 )
 select
   (select count(distinct (retriever_id, execution_id)) from impressions),
@@ -234,4 +240,4 @@ select
      and event_date <= $until and ($retriever is null or retriever_id = $retriever)
      and (execution_id is null or execution_id not in (select execution_id from searches))),
   (select count(*) from impressions where clicked and told_position <> position)
-"""  # noqa: S608  # constants of this module
+"""

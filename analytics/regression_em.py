@@ -43,7 +43,7 @@ def regression_em(shown: Floats, clicks: Floats) -> Floats:
         before, likes, looks = theta, gamma[row], theta[place]
         missed = 1 - looks * likes
         examined = np.bincount(place, clicked + unclicked * looks * (1 - likes) / missed, positions)
-        liked: Floats = np.bincount(row, clicked + unclicked * likes * (1 - looks) / missed, pairs)
+        liked = np.bincount(row, clicked + unclicked * likes * (1 - looks) / missed, pairs).astype(np.float64)
         theta = np.clip(examined / seen, 1 - _MOST, _MOST)
         prior, weights = _regressed(features, liked, impressions, weights)
         gamma = np.clip((liked + PRIOR_WEIGHT * prior) / (impressions + PRIOR_WEIGHT), 1 - _MOST, _MOST)

@@ -17,9 +17,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from clickwell.analytics.click_models import Cells, chosen_weight, interval, perplexities, posterior, rank_prior
+from clickwell.analytics.click_models import (
+    Cells,
+    ClickModel,
+    chosen_weight,
+    interval,
+    perplexities,
+    posterior,
+    rank_prior,
+)
 from clickwell.analytics.impressions import at_position, join, rows
 from clickwell.analytics.propensities import Propensities, estimate, only_retriever
+from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
 # Pairs that a is chosen on, by hash.
@@ -79,31 +88,54 @@ def relevance(
     return corrected(shown, estimate(shown))
 
 
+def diagnosis(
+    settings: Settings, retriever: str | None = None, *, since: date | None = None, until: date | None = None
+) -> Diagnosis:
+    """Predict the clicks of the later half of a retriever's impressions from the earlier half.
+
+    Raises:
+        UsageError: the retriever is unknown, or None where there are several.
+        LakeError: there is no table at all, or the storage does not answer.
+    """
+    shown = join(settings, since=since, until=until, retriever=retriever).relation
+    only_retriever(shown, retriever)
+    return diagnose(shown)
+
+
+def fit(shown: duckdb.DuckDBPyRelation, propensities: Propensities) -> ClickModel:
+    """Fit the prior and its weight to impressions of one retriever."""
+    theta = np.array(propensities.theta)
+    cells = _cells(shown, len(theta), "hash(execution_id) % 2 = 1")
+    prior = rank_prior(cells.all, theta)
+    return ClickModel(theta, prior, chosen_weight(cells.known, cells.asked, theta, prior))
+
+
 def corrected(shown: duckdb.DuckDBPyRelation, propensities: Propensities) -> Relevance:
     """Estimate the relevance of every pair among impressions of one retriever."""
-    cells = _cells(shown, len(propensities.theta), "hash(execution_id) % 2 = 1")
-    theta = np.array(propensities.theta)
-    prior = rank_prior(cells.all, theta)
-    a = chosen_weight(cells.known, cells.asked, theta, prior)
-    found = rows(shown, _PAIRS.format(theta=at_position(theta), prior=at_position(prior))).to_arrow_table()
-    clicks, exposure, expected = (found[name].to_numpy() for name in ("clicks", "exposure", "prior"))
-    low, high = interval(clicks, exposure, expected, a)
-    for name, values in (("estimate", posterior(clicks, exposure, expected, a)), ("low", low), ("high", high)):
+    model = fit(shown, propensities)
+    found = rows(shown, _PAIRS.format(theta=at_position(model.theta), prior=at_position(model.prior))).to_arrow_table()
+    clicks, exposure, prior = (found[name].to_numpy() for name in ("clicks", "exposure", "prior"))
+    low, high = interval(clicks, exposure, prior, model.a)
+    for name, values in (("estimate", posterior(clicks, exposure, prior, model.a)), ("low", low), ("high", high)):
         found = found.append_column(name, pa.array(values))
     order = [("query_key", "ascending"), ("estimate", "descending"), ("feature_id", "ascending")]
-    return Relevance(found.drop_columns("prior").sort_by(order), a, propensities)
+    return Relevance(found.drop_columns("prior").sort_by(order), model.a, propensities)
 
 
 def diagnose(shown: duckdb.DuckDBPyRelation) -> Diagnosis:
-    """Predict the clicks of the later half of one retriever's impressions from the earlier half."""
+    """Predict the clicks of the later half of one retriever's impressions from the earlier half.
+
+    Raises:
+        UsageError: all impressions are of one moment.
+    """
     middle = shown.aggregate("quantile_disc(timestamp, 0.5)").fetchall()[0][0]
     late = f"timestamp > '{middle.isoformat()}'::timestamptz"
     early = shown.filter(f"not ({late})")
     propensities = estimate(early)
-    a = corrected(early, propensities).a
     cells = _cells(shown, len(propensities.theta), late)
-    theta = np.array(propensities.theta)
-    found = perplexities(cells.known, cells.asked, theta, rank_prior(cells.known, theta), a)
+    if not len(cells.asked.shown):
+        raise UsageError("there is no later half: all searches happened at once", fix="choose a longer time")
+    found = perplexities(cells.known, cells.asked, fit(early, propensities))
     return Diagnosis(*found, int(cells.asked.shown.sum()))
 
 

@@ -8,9 +8,9 @@ signals.ctr.value, signals.ctr.low, signals.ctr.high
 for query in signals.low_ctr_queries.rows:
     print(query.query, query.ctr, query.clicks_lost)
 ```
-CTR is clicks over results shown. A query or a document is only reported when chance is no explanation: its interval lies
-beyond the threshold, and it stays when all that were tested at once are taken into account (at most about one report in
-twenty is noise). How many could not be tested for want of evidence is said beside it.
+CTR is clicks over results shown. A query or a document is only reported when chance is no explanation: its interval
+lies beyond the threshold, and it stays when all that were tested at once are taken into account (at most about one
+report in twenty is noise). How many could not be tested for want of evidence is said beside it.
 """
 
 from dataclasses import dataclass
@@ -42,9 +42,9 @@ from clickwell.settings import Settings
 
 LOW_CTR = 0.05
 """Below this a query's CTR is low."""
-# A document at the top is skipped when it gets less than this share of the clicks that the others get there: less than
-# half is what good documents get beside very good ones.
-SKIPPED_SHARE = 1 / 3
+# A document at the top is passed over when it gets, of the clicks that others get there, less than this share: good
+# documents beside very good ones still get a third to a half.
+SKIPPED_SHARE = 0.25
 # A query finds nothing when more than this share of its searches does, with confidence; fewer searches prove nothing.
 ZERO_SHARE = 0.2
 ZERO_SEARCHES = 3
@@ -214,6 +214,7 @@ class Signals:
     skipped_documents: Findings[DocumentSignal]
     zero_result_queries: Findings[ZeroResultQuery]
     comparison: Comparison | None
+    """None when it was not asked for, or nobody searched before."""
     blind_spots: BlindSpots
 
     @property
@@ -401,7 +402,8 @@ select count(*) from (
 def low_ctr_queries(queries: dict[str, NDArray[Any]], threshold: float, limit: int) -> Findings[QuerySignal]:
     """Return the queries whose CTR is below the threshold, and below what their positions lead to expect.
 
-    Where results as a whole are clicked less often than the threshold, as in long lists, only the second tells a problem.
+    Where results as a whole are clicked less often than the threshold, as in long lists, only the second tells a
+    problem.
     """
     enough = queries["shown"] >= least_evidence(threshold)
     some = queries["shown"] > 0
@@ -479,8 +481,10 @@ def zero_result_queries(
     return Findings(rows, len(worst), int(enough.sum()), int((~enough).sum()))
 
 
-def _comparison(before: Period, after: Period) -> Comparison:
+def _comparison(before: Period, after: Period) -> Comparison | None:
     old, new = before.numbers(), after.numbers()
+    if not old.searches:
+        return None
     return Comparison(
         before=old,
         ctr=rate_change(old.ctr, new.ctr),

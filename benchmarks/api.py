@@ -38,6 +38,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), parts=("kafka", "redis")) as stack:
         bench = Bench(stack, Path(folder), given.seconds)
         try:
+            # A broker that has just started runs at a fraction of its speed.
+            bench.load("warmup", "--connections", 16, "--seconds", 4)
             results = [getattr(bench, name)() for name in wanted]
         finally:
             bench.api.stop(5)
@@ -58,6 +60,7 @@ class Bench:
         self.start()
 
     def start(self) -> None:
+        """Start the API and wait until it takes events."""
         self.api.spawn()
         deadline = time.monotonic() + _READY_SECONDS
         while subprocess.run(
@@ -68,17 +71,20 @@ class Bench:
             time.sleep(0.1)
 
     def batches(self) -> dict[str, object]:
+        """Offer batches of 100 as fast as they are taken."""
         return self.load("batches", "--connections", 16)
 
     def steady(self) -> dict[str, object]:
+        """Offer 10,000 events/s in batches of 100."""
         return self.load("steady", "--connections", 32, "--rate", 10_000)
 
     def singles(self) -> dict[str, object]:
+        """Offer single events as fast as they are taken."""
         return self.load("singles", "--connections", 64, "--batch", 1)
 
     def kills(self) -> dict[str, object]:
         """Kill the broker a third into the run, the API at two thirds."""
-        kafka = next(ward.child for ward in self.stack._wards if ward.child.name == "kafka")
+        kafka = next(ward.child for ward in self.stack._wards if ward.child.name == "kafka")  # noqa: SLF001
         seconds = max(self.seconds, 20.0)
         running = self.begin("kills", "--connections", 16, "--rate", 4000, "--retry", "--seconds", seconds)
         time.sleep(seconds / 3)
@@ -90,14 +96,17 @@ class Bench:
         return self.end("kills", running)
 
     def load(self, name: str, *options: object) -> dict[str, object]:
+        """Run a load to its end and return what it tells."""
         return self.end(name, self.begin(name, "--seconds", self.seconds, *options))
 
     def begin(self, name: str, *options: object) -> subprocess.Popen[str]:
+        """Start a load; of options that are given twice the last one counts."""
         fixed = ["--address", self.api.address, "--name", name, "--ids", self.folder / f"{name}.ids"]
         command = [sys.executable, str(LOAD), *map(str, fixed), *map(str, options)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def end(self, name: str, running: subprocess.Popen[str]) -> dict[str, object]:
+        """Wait for a load and return what it tells."""
         told, _ = running.communicate()
         if running.returncode:
             sys.exit("error: the load has failed")

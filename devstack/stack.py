@@ -1,4 +1,4 @@
-"""Starts the servers, topics, workers, the sink and the API in their order, keeps them running, stops them in reverse."""
+"""Starts servers, topics, workers, the sink and the API in their order, keeps them running, stops them in reverse."""
 
 import os
 import socket
@@ -18,10 +18,11 @@ from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.jars import KAFKA_VERSION, kafka_jars
 from clickwell.devstack.process import HOST, Child, Server, free_port, is_free, listens
 from clickwell.devstack.state import Component, StackLock, StackState, supervisor_pid
-from clickwell.devstack.status import kafka_answers, redis_version, without_password, worker_reports
+from clickwell.devstack.status import kafka_answers, redis_version, without_password
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.errors import KafkaError, RedisError, StackError
 from clickwell.producers.topics import ensure_topics
+from clickwell.serving.workers import worker_reports
 from clickwell.settings import Settings
 
 PARTS = ("kafka", "redis", "worker", "sink", "api")

@@ -13,6 +13,7 @@ from clickwell.schemas.wire import new_id, parse_object
 Kind = Literal["interaction", "search", "erasure"]
 
 TOPIC_OF: dict[Kind, str] = {"interaction": INTERACTIONS.name, "search": SEARCHES.name, "erasure": ERASURES.name}
+ID_OF: dict[Kind, str] = {"interaction": "interaction_id", "search": "execution_id", "erasure": "erasure_id"}
 KIND_OF: dict[str, Kind] = {topic: kind for kind, topic in TOPIC_OF.items()}
 
 # Their places stand in spools: new ones at the end.

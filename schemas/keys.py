@@ -9,6 +9,8 @@
 | `{cw1}:workers` | hash | worker id -> JSON of its last report |
 | `{cw1}:losses` | list | JSON of each range of offsets that retention took before it was applied |
 | `{cw1}:keys` | hash | id of an API key -> JSON of it, with its SHA-256 in place of its text |
+| `{cw1}:ctr:d:<retriever_id>` | hash | feature_id -> `estimate low`: corrected CTR over all queries, as decimals |
+| `{cw1}:ctr:q:<retriever_id>`, line break, `<query>` | hash | the same for one query, in its normal form |
 | `cw1:{sNNN}:<generation>:o` | hash | the ledger: `lane/topic id/partition` -> `next-offset dedup-bucket` |
 | `cw1:{sNNN}:<generation>:c:<feature_id>` | string | one document's ring, see `clickwell.schemas.rings` |
 | `cw1:{sNNN}:<generation>:d:<lane>:<bucket>` | set | 8-byte hashes of the interaction_ids seen in a dedup bucket |
@@ -23,6 +25,7 @@
 keys of a shard live on one node of a Redis Cluster.
 """
 
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -36,6 +39,8 @@ FRESH = "{cw1}:fresh"
 WORKERS = "{cw1}:workers"
 LOSSES = "{cw1}:losses"
 KEYS = "{cw1}:keys"
+
+CORRECTED = "{cw1}:ctr:"
 
 _TAGS = tuple(f"cw1:{{s{shard:03d}}}:" for shard in range(SHARDS))
 
@@ -107,6 +112,17 @@ class HashMap:
                 new = list(feature_ids)
             known.update(zip(new, murmur2_many([doc.encode() for doc in new]).tolist(), strict=True))
         return known
+
+
+def normal_query(text: str) -> str:
+    """Return the form under which equal queries are counted together: NFKC, case folded, blanks single."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def corrected_key(retriever_id: str, query_key: str | None = None) -> str:
+    """Return the key of a retriever's corrected CTR, over all queries or for one, given in its normal form."""
+    # A normal form holds no line break, so the two parts cannot run into each other.
+    return f"{CORRECTED}d:{retriever_id}" if query_key is None else f"{CORRECTED}q:{retriever_id}\n{query_key}"
 
 
 def shard_prefix(shard: int, generation: str) -> str:

@@ -9,6 +9,7 @@ async def things(caller: Annotated[Caller, requires(Scope.READ)]) -> list[Thing]
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -163,18 +164,19 @@ def _local(request: Request) -> Caller:
     A proxy's requests all come from this machine, and so do those that a foreign page makes a browser here send under
     a name of its own: neither counts.
     """
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    proxied = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
-    if not request.client or proxied or not (_is_loopback(request.client.host) and _is_loopback(host)):
+    headers = request.headers
+    proxied = "forwarded" in headers or "x-forwarded-for" in headers or "x-real-ip" in headers
+    if not request.client or proxied or not _is_local(request.client.host, headers.get("host", "")):
         raise Problem(403, "no_keys", "there is no key yet, so only this machine is served: `clickwell keys create`")
     return Caller(None, None)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+@lru_cache(maxsize=256)
+def _is_local(client: str, host: str) -> bool:
+    """Tell whether both a client's address and the host that it asked for are of this machine."""
     try:
-        return ip_address(host).is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
+        return ip_address(client).is_loopback and (name == "localhost" or ip_address(name).is_loopback)
     except ValueError:
         return False
 

@@ -11,10 +11,24 @@ from functools import partial
 from fastapi import FastAPI
 
 import clickwell
-from clickwell.serving.api import boosting, erasing, health, ingest, listing, people
+from clickwell.serving.api import (
+    beacon,
+
+    boosting,
+    dashboard,
+    dialects,
+    erasing,
+    health,
+    ingest,
+
+    insights,
+    letters,
+    listing,
+    people,
+)
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.describe import describe
-from clickwell.serving.api.limits import MAX_BODY, Bodies
+from clickwell.serving.api.limits import Bodies
 from clickwell.serving.api.observe import Observe
 from clickwell.serving.api.problems import add_problems
 from clickwell.serving.api.services import Services
@@ -34,12 +48,24 @@ def build_app(settings: Settings) -> FastAPI:
         async with services.open():
             yield
 
-    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan, max_body_size=MAX_BODY)
+    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan)
     app.state.services = services
     app.state.readying = health.Readying(services)
     app.state.requested = erasing.Requested()
-    app.router.routes.extend(ingest.routes())
-    for router in (listing.router, erasing.router, boosting.router, people.router, health.router):
+    # Routes are tried in order, and these are asked for most.
+    app.router.routes[:0] = [*ingest.routes(), *dialects.routes()]
+    for router in (
+        listing.router,
+        erasing.router,
+        boosting.router,
+        people.router,
+        insights.router,
+        letters.router,
+        beacon.router,
+        dashboard.pages,
+        dashboard.data,
+        health.router,
+    ):
         app.include_router(router)
     add_problems(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # FastAPI's documented way

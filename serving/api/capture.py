@@ -8,21 +8,17 @@ from typing import Any, Generic, TypeVar
 
 from clickwell.clock import Clock, SystemClock
 from clickwell.errors import KafkaError
-from clickwell.producers.deliveries import Delivery
+from clickwell.kafka import KafkaLog
 from clickwell.producers.emitter import Emitter
-from clickwell.producers.records import Kind, Record
+from clickwell.producers.records import TOPIC_OF, Kind, Record
 from clickwell.schemas.decode import AnyRow, Decoder, EventDecoder, Row
 from clickwell.schemas.decode_searches import SearchDecoder, SearchRow
-from clickwell.serving.api.events import prepare
+from clickwell.serving.api.events import Received, prepare
 from clickwell.serving.api.problems import RETRY_SECONDS, Problem
+from clickwell.serving.api.repeats import Identity, Repeats, Ticket, tail
 from clickwell.serving.api.verdicts import Answer, Lack, Use, Uses, Verdict, answer_of, rejected
 from clickwell.settings import Settings
 
-# Events whose repeats are told in the answer. Twice as many are held, some 200 bytes each; a repeat of an older one is
-# answered `accepted` and counts once nevertheless, as workers and sinks look at ids themselves.
-REMEMBERED = 100_000
-
-Identity = tuple[str, str]
 R = TypeVar("R", bound=AnyRow)
 
 
@@ -32,46 +28,15 @@ class _Way(Generic[R]):
 
     decoder: EventDecoder[R]
     mint_ids: bool
-    # What makes two events the same one, as the lake sees it; the first part is the id.
     identity: Callable[[R], Identity]
     key: Callable[[R], str]
     uses: Callable[[R], tuple[tuple[Use, ...], tuple[Lack, ...]]]
     verdict: Callable[[str], Verdict]
 
-
-class _Ticket:
-    """The events of one request that are on their way. Made and settled on the event loop, reported to by the emitter.
-
-    Attributes:
-        settled: done when the fate of all is known.
-        failed: ids of those that were given up.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.settled: asyncio.Future[None] = self._loop.create_future()
-        self.failed: set[str] = set()
-        self._reported = 0
-        self._expected = -1
-
-    def report(self, delivery: Delivery) -> None:
-        """Take a delivery report, in the emitter's thread."""
-        if delivery.outcome != "acked":
-            self.failed.add(delivery.id)
-        self._reported += 1
-        if self._reported == self._expected:
-            self._loop.call_soon_threadsafe(self._settle)
-
-    def expect(self, events: int) -> None:
-        """Say how many reports there will be; some may have come."""
-        self._expected = events
-        if self._reported == events:
-            self._settle()
-
-    def _settle(self) -> None:
-        # Both sides may see that all is known.
-        if not self.settled.done():
-            self.settled.set_result(None)
+    def recall(self, log: KafkaLog, topic: str) -> list[Identity]:
+        """Return what the last records of a topic are."""
+        read = (Received(record.offset, record.received_ms, record.value or b"") for record in tail(log, topic))
+        return [self.identity(row) for row in self.decoder.decode(list(read)).rows]
 
 
 class Capture:
@@ -109,8 +74,7 @@ class Capture:
         self._emitter = emitter
         self._clock = clock or SystemClock()
         self._ack_seconds = settings.api.ack_seconds
-        self._recent: dict[Identity, _Ticket] = {}
-        self._older: dict[Identity, _Ticket] = {}
+        self._repeats = Repeats()
         self._stuck = False
         self.counted: Callable[[Kind, str, int], None] = lambda _kind, _verdict, _events: None
         """Told how many events of a kind got a verdict."""
@@ -125,6 +89,18 @@ class Capture:
         """Events that the broker has not confirmed."""
         return self._emitter.pending
 
+    async def recall(self, log: KafkaLog) -> None:
+        """Learn from the log what was taken last, so that repeats are known after a restart, too.
+
+        Raises:
+            KafkaError: the broker is away or has no such topics.
+        """
+        for kind, way in self._ways.items():
+            ticket = Ticket()
+            ticket.expect(0)
+            for identity in await asyncio.to_thread(way.recall, log, TOPIC_OF[kind]):
+                self._repeats.add(identity, ticket)
+
     async def confirm(self, record: Record) -> None:
         """Send one record and return once the broker has it.
 
@@ -132,7 +108,7 @@ class Capture:
             Problem: 503, the broker does not confirm; the record may have got in.
         """
         self._check()
-        ticket = _Ticket()
+        ticket = Ticket()
         sent = self._offer(record, ticket)
         ticket.expect(int(sent))
         if not (sent and await self._confirmed([(ticket, record.id)])):
@@ -162,27 +138,24 @@ class Capture:
         for record, error in batch.bad:
             verdicts[record.offset] = rejected(error)
 
-        ticket, complete = _Ticket(), True
+        ticket, complete = Ticket(), True
         sent = 0
-        awaited: list[tuple[_Ticket, str]] = []
+        awaited: list[tuple[Ticket, str]] = []
         for place, record, row in zip(batch.offsets, batch.records, batch.rows, strict=True):
             identity = way.identity(row)
             verdict = verdicts[place] = way.verdict(identity[0])
             verdict.uses, verdict.not_used_for = way.uses(row)
-            known = self._recent.get(identity) or self._older.get(identity)
-            if known is not None and identity[0] not in known.failed:
+            if (known := self._repeats.find(identity)) is not None:
                 verdict.verdict = "duplicate"
                 awaited.append((known, identity[0]))
                 continue
             assert record.value is not None
             event = Record(kind, identity[0], way.key(row).encode(), record.value)
             if complete := complete and self._offer(event, ticket):
-                self._recent[identity] = ticket
+                self._repeats.add(identity, ticket)
                 awaited.append((ticket, identity[0]))
                 sent += 1
         ticket.expect(sent)
-        if len(self._recent) > REMEMBERED:
-            self._older, self._recent = self._recent, {}
         if not (await self._confirmed(awaited) and complete):
             self._refuse(kind, verdicts)
         answer = answer_of(verdicts, single=single)
@@ -195,14 +168,14 @@ class Capture:
         if self.stuck:
             raise _unavailable("the event log does not answer")
 
-    def _offer(self, record: Record, ticket: _Ticket) -> bool:
+    def _offer(self, record: Record, ticket: Ticket) -> bool:
         """Hand a record to the emitter; False when it takes no more."""
         try:
             return self._emitter.offer(record, ticket.report)
         except KafkaError:
             return False
 
-    async def _confirmed(self, awaited: list[tuple[_Ticket, str]]) -> bool:
+    async def _confirmed(self, awaited: list[tuple[Ticket, str]]) -> bool:
         """Wait until the fate of all is known, as long as the settings allow; tell whether the broker has them all."""
         unsettled = {ticket.settled for ticket, _ in awaited if not ticket.settled.done()}
         if unsettled:

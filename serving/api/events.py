@@ -68,14 +68,27 @@ def split(body: bytes, *, lines: bool) -> tuple[list[bytes], bool]:
         raise DecodeError("bad_json", f"the array is not JSON: {error}") from None
 
 
-def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: bytes) -> bytes:
-    # Decoding everything is stricter than the models on purpose: what they would skip is still stored and exported.
+def strictly(value: bytes) -> dict[str, Any]:
+    """Return the object of one event.
+
+    Decoding everything is stricter than the models on purpose: what they would skip is still stored and exported.
+
+    Raises:
+        DecodeError: it is no object, or has a name twice.
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
     event = msgspec.json.decode(value)
     if not isinstance(event, dict):
         raise DecodeError("not_an_object", f"an event is a JSON object, not {type(event).__name__}")
     # Each member has a colon; as many colons as members leave no room for a member twice.
     if value.count(b":") != _members(event):
         json.loads(value.decode(), object_pairs_hook=_once)
+    return event
+
+
+def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: bytes) -> bytes:
+    event = strictly(value)
     added: dict[str, Any] = {}
     if mint_ids and event.get("interaction_id") in (None, ""):
         added["interaction_id"] = _lasting_id(salt, place, value) if salt else new_id()
@@ -88,18 +101,19 @@ def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: 
         return value
     if not event or event.keys() & added.keys():
         return msgspec.json.encode(event | added)
+    if len(added) == 1 and "timestamp" in added:
+        return value.rstrip()[:-1] + b',"timestamp":%d}' % received_ms
     return value.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
-def _members(value: Any) -> int:
+def _members(value: dict[str, Any] | list[Any]) -> int:
     """Return how many members the objects within a value have."""
-    if type(value) is dict:
-        count = len(value)
-        for each in value.values():
-            if type(each) is dict or type(each) is list:
-                count += _members(each)
-        return count
-    return sum(_members(each) for each in value if type(each) is dict or type(each) is list)
+    of_dict = type(value) is dict
+    count = len(value) if of_dict else 0
+    for each in value.values() if of_dict else value:  # type: ignore[union-attr]  # told apart above
+        if type(each) is dict or type(each) is list:
+            count += _members(each)
+    return count
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
@@ -112,5 +126,5 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 
 def _lasting_id(salt: bytes, place: int, value: bytes) -> str:
     """Return an id (UUID version 8) that the same event at the same place of the same request gets again."""
-    digest = blake2b(b"%d:%b" % (place, value), key=salt[:64], digest_size=16).digest()
+    digest = blake2b(b"%b\0%d\0%b" % (salt, place, value), digest_size=16).digest()
     return str(UUID(int=int.from_bytes(digest) & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62))

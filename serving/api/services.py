@@ -1,6 +1,7 @@
 """What the routes work with, opened when the server starts and closed when it ends."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -9,6 +10,8 @@ from fastapi import Request
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from clickwell.errors import KafkaError
+from clickwell.kafka import KafkaLog
 from clickwell.producers.emitter import Emitter
 from clickwell.redis_client import bad_address, client_options
 from clickwell.serving.api.access import Access
@@ -20,6 +23,10 @@ from clickwell.settings import Settings
 
 # After the last request; what the broker has not confirmed by then was answered with 503.
 _CLOSE_SECONDS = 5.0
+# Longer than it takes; a broker that is away must not keep the server from answering 503.
+_RECALL_SECONDS = 5.0
+
+log = logging.getLogger("clickwell.api")
 
 
 class Services:
@@ -58,7 +65,7 @@ class Services:
         self.emitter = Emitter(self.settings.model_copy(update={"emitter": buffers}), source="api")
         self.capture = Capture(self.settings, self.emitter)
         self.metrics.watch(self.capture)
-        await self.access.refresh()
+        await asyncio.gather(self.access.refresh(), self._recall())
         refreshing = asyncio.create_task(self.access.keep_fresh())
         try:
             yield
@@ -70,6 +77,12 @@ class Services:
             await self.reader.aclose()
             await self.interactions.aclose()
             await self.redis.aclose()
+
+    async def _recall(self) -> None:
+        try:
+            await asyncio.wait_for(self.capture.recall(KafkaLog(self.settings.kafka)), _RECALL_SECONDS)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("repeats of earlier events will not be known: %s", error or "the broker does not answer")
 
 
 def services_of(request: Request) -> Services:

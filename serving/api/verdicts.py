@@ -26,7 +26,7 @@ class Lack(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Verdict(msgspec.Struct, omit_defaults=True):
+class Verdict(msgspec.Struct, omit_defaults=True, gc=False):
     """What became of one event.
 
     `unconfirmed` stands only in an answer with status 503: the broker has not acknowledged the event, which may still

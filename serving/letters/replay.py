@@ -17,17 +17,17 @@ long as the dead-letters topic keeps the letter, whose marks lie behind it. What
 may have mended and sent the event too: that counts once only under the same `interaction_id`, within the dedup window.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from confluent_kafka import KafkaError as Report
 from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.clock import SystemClock
-from clickwell.errors import DecodeError, KafkaError, UsageError
+from clickwell.errors import KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.producers.emitter import MAX_RECORD_BYTES
@@ -36,8 +36,8 @@ from clickwell.schemas.keys import murmur2
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import headers
 from clickwell.serving.letters.book import Book, Letter, Origin, Place
-from clickwell.serving.letters.mend import ready
-from clickwell.serving.letters.read import read_book, read_values
+from clickwell.serving.letters.check import Done, checked, mended
+from clickwell.serving.letters.read import read_book
 from clickwell.settings import Settings
 
 TRANSACTIONAL_ID = "clickwell-dead-letters"
@@ -52,27 +52,6 @@ REPLAY_OF = "replay_of"
 
 # What a fenced producer hears, depending on which step it is at.
 _FENCED = {Report._FENCED, Report.PRODUCER_FENCED, Report.INVALID_PRODUCER_EPOCH}  # noqa: SLF001  # librdkafka's own
-
-Outcome = Literal["replayed", "already", "invalid"]
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """What became of one letter.
-
-    Attributes:
-        id: the letter.
-        outcome: `replayed` now; `already` before; `invalid`, it is no event and stays where it is.
-        reason: why it is no event.
-        field: the first offending field, if one is.
-        detail: a sentence.
-    """
-
-    id: str
-    outcome: Outcome
-    reason: str = ""
-    field: str = ""
-    detail: str = ""
 
 
 class Replayer:
@@ -119,27 +98,26 @@ class Replayer:
         self._producer.purge()
         self._producer.flush(1)
 
-    def fix(self, letter: Letter, value: bytes) -> None:
-        """Note what is to be put back instead of a letter's original; a later fix replaces an earlier one.
+    def fix(self, letters: Iterable[Letter], mend: Callable[[bytes | None], bytes]) -> Iterator[Done]:
+        """Note what is to be put back instead of the originals, where it is a valid event; yield what became of each.
+
+        Args:
+            letters: those to mend; a fix of a fix starts from the former.
+            mend: makes the event from what would be put back without it; may raise a `DecodeError`.
 
         Raises:
-            DecodeError: it is no valid event; nothing was noted.
-            UsageError: the letter was put back already.
             KafkaError: see the class.
         """
-        self._settle([letter])
-        if letter.replayed:
-            raise UsageError(f"{letter.id} was put back already", why="what counts now is the event in its topic")
-        ready(letter, value, self._clock.now_ms())
+        for batch in _batches(letters):
+            self._settle(batch)
+            good, others = mended(self._log, batch, mend, self._clock.now_ms())
+            with self._transaction():
+                for letter, value in good:
+                    self._mark(letter, "fix", value, on_delivery=partial(_remember_fix, letter))
+            yield from others
+            yield from (Done(letter.id, "fixed") for letter, _ in good)
 
-        def delivered(error: Report | None, message: Message) -> None:
-            if error is None:
-                letter.fix = Place(message.partition() or 0, message.offset() or 0)
-
-        with self._transaction():
-            self._mark(letter, "fix", value, on_delivery=delivered)
-
-    def replay(self, letters: Iterable[Letter]) -> Iterator[Replayed]:
+    def replay(self, letters: Iterable[Letter]) -> Iterator[Done]:
         """Put letters back, batch by batch, and yield what became of each once that is certain.
 
         Raises:
@@ -147,9 +125,8 @@ class Replayer:
         """
         for batch in _batches(letters):
             self._settle(batch)
-            yield from (Replayed(letter.id, "already") for letter in batch if letter.replayed)
-            good, bad = checked(self._log, [one for one in batch if not one.replayed], self._clock.now_ms())
-            yield from bad
+            good, others = checked(self._log, batch, self._clock.now_ms())
+            yield from others
             if not good:
                 continue
             targets = self._targets([record for _, record in good])
@@ -166,7 +143,7 @@ class Replayer:
                     self._mark(letter, "replayed")
             for letter, _ in good:
                 letter.replayed = True
-                yield Replayed(letter.id, "replayed")
+                yield Done(letter.id, "replayed")
 
     def _targets(self, records: Sequence[Record]) -> list[Origin]:
         """Return where each record would lie at the earliest."""
@@ -257,33 +234,9 @@ class Replayer:
                 raise
 
 
-def checked(
-    log: KafkaLog, letters: Sequence[Letter], now_ms: int
-) -> tuple[list[tuple[Letter, Record]], list[Replayed]]:
-    """Return which letters can be put back, with their records, and which are no events; changes nothing.
-
-    Raises:
-        KafkaError: the broker is away.
-    """
-    good: list[tuple[Letter, Record]] = []
-    bad: list[Replayed] = []
-    values = read_values(log, [letter.fix or letter.place for letter in letters])
-    for letter in letters:
-        try:
-            good.append((letter, ready(letter, _value(letter, values), now_ms)))
-        except DecodeError as error:
-            bad.append(Replayed(letter.id, "invalid", error.reason, error.field, error.message))
-    return good, bad
-
-
-def _value(letter: Letter, values: Mapping[Place, bytes | None]) -> bytes | None:
-    """Return what is to be put back: the fix, or the original."""
-    place = letter.fix or letter.place
-    if place not in values:
-        raise DecodeError("gone", "retention has taken it")
-    if letter.fix is None and not letter.whole:
-        raise DecodeError("too_large", f"the record had {letter.size:,} bytes, of which the first were kept")
-    return values[place]
+def _remember_fix(letter: Letter, error: Report | None, message: Message) -> None:
+    if error is None:
+        letter.fix = Place(message.partition() or 0, message.offset() or 0)
 
 
 def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:

@@ -10,10 +10,12 @@ ClickwellError              code, why, fix, exit_code
 │   │   ├── TopicRecreatedError     same name, other topic id: stored offsets mean nothing
 │   │   └── BufferFullError         the emitter may not hold more; the event was not taken
 │   ├── RedisError          Redis is away, or would lose counts silently (evicting policy)
-│   ├── LakeError           the lake's storage is away, full, or holds no such table
+│   ├── LakeError           the lake's storage is away or full
+│   │   └── NoTableError        it holds no such table yet
 │   └── StackError          the local stack could not start (taken port, missing Java, no disk)
 ├── DecodeError             one event is not valid; carries a reason, the field and a sentence
-└── LayoutError             counters were built with other settings than the ones now in force          exit 3
+├── LayoutError             counters were built with other settings than the ones now in force          exit 3
+└── LeakError               training data knows something of its own test                               exit 3
 ```
 
 `code` is stable and stands in docs/errors.md; `why` and `fix` are one line each and are what a user reads.
@@ -95,10 +97,23 @@ class LakeError(DependencyError):
     code = "CW-230"
 
 
+class NoTableError(LakeError):
+    """The lake holds no such table yet: nothing of the kind has been written."""
+
+    code = "CW-231"
+
+
 class LayoutError(ClickwellError):
     """The counters in Redis were built with other settings than those now in force."""
 
     code = "CW-301"
+    exit_code = 3
+
+
+class LeakError(ClickwellError):
+    """Training data knows something of the data that it will be tested on."""
+
+    code = "CW-302"
     exit_code = 3
 
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clickwell.clock import MS_PER_HOUR
@@ -260,6 +260,45 @@ class ApiSettings(_Group):
     """Bodies held in memory at once; what goes beyond is answered with 503."""
 
 
+class AlertSettings(_Group):
+    """Who is told when relevance falls."""
+
+    webhook: SecretStr = SecretStr("")
+    """http:// or https:// address that gets a POST for each alert that opens or closes. It may hold a token."""
+    webhook_seconds: float = Field(default=5.0, gt=0, le=60)
+    """Seconds that the webhook may take."""
+    prometheus: Path | None = None
+    """File for Prometheus' textfile collector, written at each check."""
+    every_seconds: float = Field(default=900.0, ge=10, le=86_400)
+    """How often `clickwell alerts watch` checks. A check looks at full hours only."""
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_http(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not value.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("begin it with http:// or https://")
+        return value
+
+
+class EmbeddingSettings(_Group):
+    """The OpenAI-compatible `/v1/embeddings` endpoint that training asks for vectors."""
+
+    url: str = "https://api.openai.com/v1"
+    """Address below which `/embeddings` is."""
+    api_key: SecretStr = SecretStr("")
+    """Sent as a bearer token; none when empty."""
+    batch: int = Field(default=128, ge=1, le=2048)
+    """Texts of one request."""
+    max_chars: int = Field(default=20_000, ge=100)
+    """Longer texts are cut: endpoints refuse a whole request for one text above their limit of tokens."""
+    timeout: float = Field(default=60.0, gt=0, le=600)
+    """Seconds to wait for an answer."""
+    attempts: int = Field(default=6, ge=1, le=20)
+    """How often a request is sent at most while the endpoint is busy or away."""
+    cache: Path | None = Path(".clickwell/embeddings.sqlite")
+    """File that keeps every vector, so that none is paid for twice. Off when absent."""
+
+
 class _StackSource(PydanticBaseSettingsSource):
     """The addresses that `clickwell up` wrote."""
 
@@ -292,6 +331,8 @@ class Settings(BaseSettings):
     emitter: EmitterSettings = EmitterSettings()
     boosts: BoostSettings = BoostSettings()
     api: ApiSettings = ApiSettings()
+    alerts: AlertSettings = AlertSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
 
     @property
     def lake_uri(self) -> str:

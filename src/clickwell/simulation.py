@@ -5,20 +5,21 @@ site = Site(Plan(queries=2000, bad=20, skipped=20, unfindable=10))
 truth = site.write(settings, start_ms=..., days=28, searches=200_000)
 ```
 A person examines position k with probability `theta[k]` and clicks an examined result with probability
-`gamma[query, candidate]`: the position-based model (Craswell et al., WSDM 2008). What is planted is listed in the truth,
-so that whoever reports problems can be held against it; `Plan` says how hard the site makes it.
+`gamma[query, candidate]`: the position-based model (Craswell et al., WSDM 2008). What is planted is listed in the
+truth, so that whoever reports problems can be held against it; `Plan` says how hard the site makes it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from deltalake import CommitProperties
 from numpy.typing import NDArray
 
-from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
+from clickwell.clock import MS_PER_DAY
 from clickwell.settings import Settings
 from clickwell.sinks import files
 from clickwell.sinks.table import DATE, INTERACTION_TABLE, SEARCH_TABLE, STRINGS, TIME, Table, create_table
@@ -49,7 +50,7 @@ class Plan:
     bad: int = 0
     skipped: int = 0
     unfindable: int = 0
-    noise: float = 0.3
+    noise: float = 0.2
     zipf: float = 0.4
     seed: int = 1
 
@@ -111,7 +112,7 @@ class Site:
         texts = [f"query {name}" for name in names.tolist()]
         documents = np.array([[f"d-{name}-{c}" for c in range(CANDIDATES)] for name in names.tolist()])
         # A few results of a query are liked by many and most by few.
-        gamma = np.sort(rng.beta(1.2, 3.0, (len(kinds), CANDIDATES)), axis=1)[:, ::-1] * 0.9 + 0.03
+        gamma = np.sort(rng.beta(1.2, 3.0, (len(kinds), CANDIDATES)), axis=1)[:, ::-1] * 0.9 + 0.05
         gamma[self._kinds == "bad"] = rng.uniform(0.005, 0.02, (plan.bad, CANDIDATES))
         scores = gamma[:, None, :] + rng.normal(0, plan.noise, (len(kinds), len(RANKERS), CANDIDATES))
         healthy = np.flatnonzero(self._kinds == "healthy")
@@ -277,7 +278,7 @@ def _append(
     rows = rows.take(np.argsort(at_us, kind="stable"))
     delta = create_table(settings, table)
     days = np.sort(at_us) // (MS_PER_DAY * 1000)
-    adds = []
+    adds: list[Any] = []
     for day in np.unique(days).tolist():
         first, last = np.searchsorted(days, [day, day + 1])
         adds.append(files.write(delta, table, _date(day), rows.slice(first, last - first), prefix="sink"))
@@ -297,6 +298,3 @@ def _date(day: int) -> date:
 def midnight(day: date) -> int:
     """Return when a UTC day begins, in epoch milliseconds."""
     return round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
-
-
-__all__ = ["MS_PER_HOUR", "Life", "Plan", "Site", "SiteTruth", "midnight"]

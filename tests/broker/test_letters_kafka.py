@@ -1,5 +1,6 @@
 """Dead letters that are mended and put back on a real broker: each once, whoever is killed."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
+from clickwell.cli import app
 from clickwell.dead_letters import DeadLetters, Source
-from clickwell.errors import DecodeError, KafkaError, UsageError
+from clickwell.errors import ClickwellError, DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.producers.topics import ensure_topics
@@ -21,6 +24,8 @@ from clickwell.serving.letters.replay import REPLAY_OF, Replayer
 from clickwell.settings import Settings
 
 pytestmark = pytest.mark.broker
+
+PARTITIONS = itertools.count(1000)
 
 
 class Bad:
@@ -44,8 +49,8 @@ def log(settings):
 
 @pytest.fixture
 def source():
-    """Where the records of one test come from: a topic id that no other test has."""
-    return Source(INTERACTIONS.name, new_id().replace("-", "")[-22:], 2)
+    """Where the records of one test come from: a topic id and partition that no other test has."""
+    return Source(INTERACTIONS.name, new_id().replace("-", "")[-22:], next(PARTITIONS))
 
 
 @pytest.fixture
@@ -89,7 +94,9 @@ def test_a_letter_keeps_its_record_byte_for_byte(log, write, source):
     found = letters_of(read_book(log), source)
     kept = read_values(log, [one.place for one in found])
     assert [kept[one.place] for one in found] == values
-    assert [(one.id, one.state) for one in found] == [(f"{INTERACTIONS.name}/2/{n}", "open") for n in range(3)]
+    assert [(one.id, one.state) for one in found] == [
+        (f"{INTERACTIONS.name}/{source.partition}/{n}", "open") for n in range(3)
+    ]
 
 
 def test_a_letter_goes_back_once(settings, log, write, source):
@@ -98,19 +105,18 @@ def test_a_letter_goes_back_once(settings, log, write, source):
     assert replay(settings, source) == {0: "replayed", 1: "invalid"}
     with Replayer(settings) as replayer:
         first, second = letters_of(replayer.book, source)
-        with pytest.raises(UsageError, match="put back already"):
-            replayer.fix(first, click())
-        with pytest.raises(DecodeError):
-            replayer.fix(second, b"{}")
-        replayer.fix(second, click(feature_id="wrong"))
-        replayer.fix(second, click(feature_id="b"))
+        (refused,) = replayer.fix([second], lambda _: b"{}")
+        assert (refused.outcome, refused.reason) == ("invalid", "missing_field")
+        done = list(replayer.fix([first, second], lambda _: click(feature_id="wrong")))
+        done += replayer.fix([second], lambda value: value.replace(b"wrong", b"b"))
+        assert [one.outcome for one in done] == ["already", "fixed", "fixed"]
         outcomes = [one.outcome for one in replayer.replay([first, second])]
     assert sorted(outcomes) == ["already", "replayed"]
     assert replay(settings, source) == {0: "already", 1: "already"}
     there = {json.loads(one.value)["feature_id"]: one for one in put_back(log, source)}
     assert there["a"].value == click(interaction_id="i1", timestamp=1_780_000_000_000)
     mended = json.loads(there["b"].value)
-    assert mended["interaction_id"] == f"letter:{source.topic_id}/2/1"
+    assert mended["interaction_id"] == f"letter:{source.topic_id}/{source.partition}/1"
     assert mended["timestamp"] == letters_of(read_book(log), source)[1].received_ms
     assert len(put_back(log, source)) == 2
 
@@ -149,8 +155,7 @@ def test_a_fix_after_a_killed_replay_knows_what_was_sent(settings, log, write, s
     with Replayer(settings) as replayer:
         (one,) = letters_of(replayer.book, source)
         assert one.state == "unsettled"
-        with pytest.raises(UsageError, match="put back already"):
-            replayer.fix(one, click(feature_id="b"))
+        assert [done.outcome for done in replayer.fix([one], lambda _: click(feature_id="b"))] == ["already"]
     assert [one.state for one in letters_of(read_book(log), source)] == ["replayed"]
 
 
@@ -180,3 +185,81 @@ def test_a_batch_has_a_bound(settings, log, write, source, monkeypatch):
     write(*(click(feature_id=f"doc{n}") for n in range(5)))
     assert replay(settings, source) == dict.fromkeys(range(5), "replayed")
     assert len(put_back(log, source)) == 5
+
+
+@pytest.fixture
+def run(kafka, tmp_path, monkeypatch):
+    """Runs a command about dead letters against the test's broker, and returns its exit code and its JSON."""
+    monkeypatch.setenv("CLICKWELL_KAFKA__BOOTSTRAP_SERVERS", kafka)
+    monkeypatch.setenv("CLICKWELL_DATA", str(tmp_path))
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, ["dead-letters", *map(str, arguments), "--json"])
+        if isinstance(result.exception, ClickwellError):
+            return result.exception.exit_code, result.exception.message
+        return result.exit_code, json.loads(result.stdout)
+
+    return run
+
+
+def test_the_commands_mend_and_replay(run, write, source, log):
+    """An operator finds a letter, looks at it, sees a mistake refused, mends it, and replays it as often as wanted."""
+    write(b'{"feature_id": "b\\u00e9", "interaction_type": "click"}', b"\xff{")
+    name, broken = (f"{INTERACTIONS.name}/{source.partition}/{n}" for n in range(2))
+    code, listed = run("list", "--reason", "missing_field", "--state", "open", "--limit", 100_000)
+    assert code == 0
+    (there,) = [one for one in listed["letters"] if one["id"] == name]
+    assert (there["reason"], there["topic_id"], there["state"]) == ("missing_field", source.topic_id, "open")
+    assert listed["total"] == len(listed["letters"]) == listed["reasons"]["missing_field"]
+
+    raw = subprocess.run(
+        [sys.executable, "-m", "clickwell", "dead-letters", "show", broken, "--raw"], capture_output=True, check=True
+    )
+    assert raw.stdout == b"\xff{"
+    assert run("replay", name, "--dry-run")[0] == 5
+    code, refused = run("fix", name, "--set", "position=-1")
+    assert (code, refused["fixed"], refused["letters"][0]["field"]) == (5, 0, "interaction_type")
+    assert run("fix", name, "--set", 'interaction_type=["click"]', "--dry-run")[1]["fixed"] == 1
+    assert run("show", name)[1]["fix"] is None
+    assert run("fix", name, "--set", 'interaction_type=["click"]', "--set", "metadata.device=phone")[1]["fixed"] == 1
+    _, shown = run("show", name)
+    assert (shown["state"], shown["value"]) == ("fixed", '{"feature_id": "b\\u00e9", "interaction_type": "click"}')
+    assert json.loads(shown["fix"])["metadata"] == {"device": "phone"}
+    code, done = run("replay", name)
+    assert (code, done["replayed"], done["already"], done["dry_run"]) == (0, 1, 0, False)
+    assert run("replay", name)[1]["already"] == 1
+    (record,) = put_back(log, source)
+    assert (record.key.decode(), json.loads(record.value)["metadata"]) == ("bé", {"device": "phone"})
+
+
+def test_a_letter_can_be_replaced_from_a_file(run, write, source, tmp_path):
+    """What is not even JSON is mended as a whole; a file that holds no event changes nothing."""
+    write(b"{oops")
+    name = f"{INTERACTIONS.name}/{source.partition}/0"
+    event = tmp_path / "event.json"
+    event.write_bytes(b"[]")
+    assert run("fix", name, "--file", event)[1]["invalid"] == 1
+    event.write_bytes(click())
+    assert run("fix", name, "--file", event)[1]["fixed"] == 1
+    assert run("show", name)[1]["fix"] == click().decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["replay"], "nothing says which"),
+        (["replay", "interactions.v1/0/1", "--all"], "either by name or by condition"),
+        (["replay", "nonsense"], "no letter nonsense"),
+        (["show", "interactions.v1/9/9"], "no letter"),
+        (["fix", "interactions.v1/9/9"], "either by --set or by --file"),
+        (["fix", "interactions.v1/9/9", "--set", "position"], "names no field"),
+        (["fix", "--all", "--file", "x"], "one letter"),
+        (["list", "--since", "yesterday"], "not a time"),
+        (["list", "--state", "lost"], "not a state"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_error(run, settings, arguments, words):
+    """The message says what is wrong, and the exit code that the call is."""
+    code, message = run(*arguments)
+    assert code == 2
+    assert words in message

@@ -81,7 +81,7 @@ def status(*, data: DataOption = None, json: JsonOption = False) -> None:
     """Show what the tables hold and how far they have got."""
     from clickwell.sinks.standing import exists, look
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     tables = [look(settings, table) for table in _tables() if exists(settings, table)]
     if json:
         output.emit({"lake": settings.lake_uri, "tables": tables})
@@ -118,7 +118,7 @@ def files(
     """List the live Parquet files, for tools that know no Delta."""
     from clickwell.analytics import lake
 
-    found = lake.files(_settings(data), table, since=_day(since), until=_day(until))
+    found = lake.files(settings_for_lake(data), table, since=day_of(since), until=day_of(until))
     if json:
         output.emit({"files": found})
         return
@@ -137,7 +137,7 @@ def compact(
     from clickwell.sinks import compact as compaction
     from clickwell.sinks.standing import exists
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     failpoints = Failpoints(settings.sink.failpoint)
     done: dict[str, Any] = {}
     for table in _tables():
@@ -170,7 +170,7 @@ def vacuum(
     from clickwell.sinks import compact as compaction
     from clickwell.sinks.standing import exists
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     failpoints = Failpoints(settings.sink.failpoint)
     gone = {
         table.name: compaction.vacuum(settings, table, failpoints, dry_run=dry_run)
@@ -197,7 +197,7 @@ def sql(
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other")
-    with lake.connect(_settings(data), since=_day(since), until=_day(until)) as connection:
+    with lake.connect(settings_for_lake(data), since=day_of(since), until=day_of(until)) as connection:
         found = lake.query(connection, query)
     if json:
         output.emit({"rows": found.to_pylist()})
@@ -229,7 +229,7 @@ def load(
     from clickwell.producers.files import Lines
     from clickwell.sinks.load import Loader
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms, first_position)
     with Lines(sources, twice=True) as lines:
         content = hashlib.blake2b(repr(form).encode(), digest_size=12)
@@ -269,12 +269,12 @@ def export(
     from clickwell.analytics.export import export as run
 
     found = run(
-        _settings(data),
+        settings_for_lake(data),
         table,
         target,
         form=form.value,
-        since=_day(since),
-        until=_day(until),
+        since=day_of(since),
+        until=day_of(until),
         columns=column or (),
     )
     output.done(f"{sum(one.rows for one in found):,} rows in {len(found)} files in {target}")
@@ -282,7 +282,12 @@ def export(
         output.emit({"files": found})
 
 
-def _settings(data: Path | None) -> Settings:
+def settings_for_lake(data: Path | None) -> Settings:
+    """Return the settings of a command that reads the lake.
+
+    Raises:
+        UsageError: what reads it is not installed.
+    """
     for name in ("deltalake", "duckdb", "polars"):
         if find_spec(name) is None:
             raise UsageError(f"{name} is not installed", fix="pip install 'clickwell[analytics]'")
@@ -295,7 +300,12 @@ def _tables() -> Any:
     return TABLES
 
 
-def _day(text: str | None) -> date | None:
+def day_of(text: str | None) -> date | None:
+    """Return the day that an option names: a date, or `today` in UTC.
+
+    Raises:
+        UsageError: it is neither.
+    """
     if text is None:
         return None
     if text == "today":
