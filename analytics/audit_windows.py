@@ -53,10 +53,11 @@ def sample(client: redis.Redis, generation: Generation, now_ms: int) -> tuple[Wi
         while True:
             with redis_errors():
                 pipe = client.pipeline(transaction=True)
-                pipe.smembers(index).hgetall(ledger_key(shard, generation.name))
+                pipe.smembers(index)
+                pipe.hgetall(ledger_key(shard, generation.name))
                 for name in names:
                     pipe.hgetall(index.encode() + b":" + name)
-                present, ledger, *tables = cast("list[Any]", pipe.execute())
+                present, ledger, *tables = pipe.execute()
             if present == {*names}:
                 break
             names = sorted(present)

@@ -22,6 +22,7 @@ from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.serving.windows import read_windows
 from clickwell.settings import EngagementSettings, PopularitySettings
 from clickwell.stream_processors.engagement import EngagementLane
+from clickwell.stream_processors.folding import fold
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.testing import FakeRecord
 
@@ -211,3 +212,77 @@ def test_windows_equal_the_model_in_any_order(counters, found, source, data):
     windows, top = model(found, source)
     assert here.windows() == visible(windows)
     assert here.windows(bys=["document"], at_top=True) == visible(top)
+
+
+def search(execution_id, results, age_ms=0, **fields):
+    return {"execution_id": execution_id, "results": results, "timestamp": NOW - age_ms, "query": "q", **fields}
+
+
+def click(execution_id, document, position, age_ms=0, **fields):
+    event = {"feature_id": document, "interaction_type": ["click"], "timestamp": NOW - age_ms, "position": position}
+    return {**event, "execution_id": execution_id, **fields}
+
+
+def totals(rows):
+    """Sums over keys, which limits and folding must not change: {(width, start, by): counts}."""
+    found = defaultdict(lambda: [0, 0, 0, 0])
+    for (width, start, _, by, _), counts in rows.items():
+        found[width, start, by] = [a + b for a, b in zip(found[width, start, by], counts, strict=True)]
+    return found
+
+
+def test_a_click_lies_in_the_window_of_its_search(counters):
+    """However long after its search a click comes, no window has more clicks than exposures; nor does another's."""
+    here = counters()
+    here.feed(INTERACTIONS.name, [click("e", "b", 1)])
+    here.feed(SEARCHES.name, [search("e", ["a", "b"], 5 * MS_PER_HOUR)])
+    start = (NOW - 5 * MS_PER_HOUR) // MS_PER_HOUR * MS_PER_HOUR
+    assert here.windows(widths=["hour"], bys=["position"]) == {
+        ("hour", start, None, "position", 0): [1, 0, 1, 0],
+        ("hour", start, None, "position", 1): [1, 1, 0, 0],
+    }
+
+
+@pytest.mark.parametrize(("later", "exposures"), [(0, 2), (12, 2), (13, 2), (36, 3)])
+def test_events_of_a_search_meet_within_a_stated_time(counters, later, exposures):
+    """Up to the neighbouring 12 hours of receipt a click finds its search; much later it is a search of its own."""
+    here = counters()
+    received_ms = NOW // (12 * MS_PER_HOUR) * 12 * MS_PER_HOUR - 48 * MS_PER_HOUR
+    here.feed(SEARCHES.name, [search("e", ["a", "b"], 72 * MS_PER_HOUR)], received_ms=received_ms)
+    late = click("e", "a", 0, 71 * MS_PER_HOUR)
+    here.feed(INTERACTIONS.name, [late], received_ms=received_ms + later * MS_PER_HOUR)
+    rows = here.windows(widths=["day"], bys=["position"])
+    assert sum(counts[0] for counts in rows.values()) == exposures
+    assert sum(counts[1] for counts in rows.values()) == 1
+
+
+def test_rows_beyond_the_limit_are_counted_as_other(counters):
+    """A table keeps so many rows in each shard; nothing of what is beyond is lost, and it says so."""
+    here, free = counters(table_rows=10), counters()
+    found = [search(f"e{n}", [f"d{n}-{m}" for m in range(20)]) for n in range(200)]
+    for each in (here, free):
+        each.feed(SEARCHES.name, found)
+    rows = here.windows(bys=["document"])
+    assert totals(rows) == totals(free.windows(bys=["document"]))
+    assert sum(counts[0] for (*_, key), counts in rows.items() if key == "other") > 1000
+    assert len(rows) <= 2 * 64 * 12
+
+
+def test_hours_become_days_and_readers_notice_nothing(counters):
+    """Hourly tables of days that are past are put together; days stay what they were, and so do the hours in sight."""
+    here = counters()
+    ages = [0, 30, 24 * 6, 24 * 8, 24 * 8 + 1, 24 * 30]
+    for n, hours in enumerate(ages):
+        # As they came at their time: what comes late goes to the table of its day at once.
+        at_ms = NOW - hours * MS_PER_HOUR
+        here.feed(SEARCHES.name, [search(f"e{n}", ["a", "b"], hours * MS_PER_HOUR)], received_ms=at_ms)
+        here.feed(INTERACTIONS.name, [click(f"e{n}", "b", 1, hours * MS_PER_HOUR)], received_ms=at_ms)
+    before, shape = here.windows(), here.generation.lanes["engagement"]
+    assert here.run(fold(here.client, here.generation.name, shape, NOW)) >= 9
+    assert here.windows() == before
+    assert here.run(fold(here.client, here.generation.name, shape, NOW)) == 0
+    # Three weeks later the first ones have left every window, and their names go too.
+    here.run(fold(here.client, here.generation.name, shape, NOW + 70 * MS_PER_DAY))
+    assert here.windows(widths=["day"]) == {
+        name: counts for name, counts in before.items() if name[0] == "day" and name[1] > NOW - 20 * MS_PER_DAY
+    }
