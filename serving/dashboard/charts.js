@@ -10,8 +10,14 @@ function wilson(count, n) {
   return { value: p, low: Math.max(0, (middle - spread) / (1 + z2 / n)), high: Math.min(1, (middle + spread) / (1 + z2 / n)) };
 }
 
+// What a custom property is in the present theme: the property itself still holds both.
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const probe = document.createElement("i");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
 }
 
 function svg(tag, attributes, ...children) {
@@ -45,7 +51,7 @@ function lineChart(box, { times, now, before, marks, label, describe }) {
         { stroke: blue, width: 0.75, points: { show: false } }, { stroke: blue, width: 0.75, points: { show: false } },
         { stroke: muted, width: 1.5, dash: [6, 3], points: { show: false } },
       ],
-      bands: [{ series: [3, 2], fill: blue + "2e" }],
+      bands: [{ series: [3, 2], fill: blue.replace("rgb(", "rgba(").replace(")", ", 0.18)") }],
       hooks: {
         draw: [u => {
           const context = u.ctx;
