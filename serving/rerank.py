@@ -6,13 +6,12 @@ for result in rerank(results, reader, stage, explain=True):
     print(result.feature_id, result.score, result.why.sentence)
 ```
 
-A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, or a pair (id, score).
-Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any result
-lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1). A
-`ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
+A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, a pair (id, score), or an
+id alone. Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any
+result lacks a usable score, the given order stands in for all scores: that at 0-based rank r scores 1 / (r + 1).
+A `ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,15 +19,16 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clickwell.errors import InputError
 from clickwell.serving.boosts import DEFAULT_STAGE, AsyncBoostReader, BoostReader
-from clickwell.serving.formula import BoostByInteractionCount, stage_of
-from clickwell.serving.snapshot import Boost, Boosts, Snapshot
-
-ID_NAMES = ("feature_id", "document_id", "id")
+from clickwell.serving.corrected import CorrectedBoost, CorrectedBoosts
+from clickwell.serving.formula import BoostByCorrectedCtr, BoostByInteractionCount, any_stage_of
+from clickwell.serving.profile import Match
+from clickwell.serving.results import boosted, ids_of, scores_of
+from clickwell.serving.snapshot import Boost, Boosts
 
 T = TypeVar("T")
-Stage = BoostByInteractionCount | Mapping[str, Any]
+Stage = BoostByInteractionCount | BoostByCorrectedCtr | Mapping[str, Any]
+Applied = Boosts | CorrectedBoosts
 
 
 class Ranker(Protocol):
@@ -45,14 +45,14 @@ class Why:
     Attributes:
         rank_before, rank_after: 0-based places in the given and in the returned list.
         score_before: the score that was boosted.
-        stages: what each stage counted and made of it.
+        stages: what each stage counted and made of it; of a personal order, what fits the user.
         sentence: the same for people, such as `x1.20  412 clicks, 31 purchases in 7 days`.
     """
 
     rank_before: int
     rank_after: int
     score_before: float
-    stages: tuple[Boost, ...]
+    stages: tuple[Boost | CorrectedBoost | Match, ...]
     sentence: str
 
 
@@ -85,14 +85,22 @@ def rerank(
 ) -> list[Ranked[T]]:
     """Return the results by boosted score, highest first; equal scores keep their order.
 
-    One round trip, whatever the number of stages. If Redis is of no use, the scores stay as they are.
+    One round trip for all stages that count, and one for each that goes by corrected CTR. If Redis is of no use, the
+    scores stay as they are.
 
     Raises:
         InputError: a result has no id.
         SettingsError: a stage is malformed.
     """
-    stages, ids = _stages(boost_by_interaction_count), _ids(results)
-    return _order(results, reader.read(ids), stages, ranker, explain=explain)
+    stages, ids = _stages(boost_by_interaction_count), ids_of(results)
+    counted = reader.read(ids) if any(isinstance(stage, BoostByInteractionCount) for stage in stages) else None
+    applied: list[Applied] = []
+    for stage in stages:
+        if isinstance(stage, BoostByCorrectedCtr):
+            applied.append(reader.corrected(ids, stage))
+        elif counted is not None:
+            applied.append(counted.boosts(stage))
+    return _order(results, ids, applied, ranker, explain=explain)
 
 
 async def arerank(
@@ -104,29 +112,35 @@ async def arerank(
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Do the same as `rerank`, for asyncio."""
-    stages, ids = _stages(boost_by_interaction_count), _ids(results)
-    return _order(results, await reader.read(ids), stages, ranker, explain=explain)
+    stages, ids = _stages(boost_by_interaction_count), ids_of(results)
+    counted = await reader.read(ids) if any(isinstance(stage, BoostByInteractionCount) for stage in stages) else None
+    applied: list[Applied] = []
+    for stage in stages:
+        if isinstance(stage, BoostByCorrectedCtr):
+            applied.append(await reader.corrected(ids, stage))
+        elif counted is not None:
+            applied.append(counted.boosts(stage))
+    return _order(results, ids, applied, ranker, explain=explain)
 
 
 def _order(
     results: Sequence[T],
-    snapshot: Snapshot,
-    stages: list[BoostByInteractionCount],
+    feature_ids: Sequence[str],
+    applied: Sequence[Applied],
     ranker: Ranker | None,
     *,
     explain: bool,
 ) -> list[Ranked[T]]:
-    applied = [snapshot.boosts(stage) for stage in stages]
     boosts: NDArray[np.float64] = np.ones(len(results))
     for stage in applied:
         boosts *= stage.values
-    before = _scores(results) if ranker is None else np.asarray(ranker.score(results), np.float64)
-    after = np.where(before < 0, before / boosts, before * boosts)
+    before = scores_of(results) if ranker is None else np.asarray(ranker.score(results), np.float64)
+    after = boosted(before, boosts)
     order = np.argsort(-after, kind="stable").tolist()
     return [
         Ranked(
             item=results[row],
-            feature_id=snapshot.feature_ids[row],
+            feature_id=feature_ids[row],
             score=float(after[row]),
             boost=float(boosts[row]),
             why=_why(row, rank, float(before[row]), float(boosts[row]), applied) if explain else None,
@@ -135,37 +149,13 @@ def _order(
     ]
 
 
-def _why(row: int, rank: int, score: float, boost: float, applied: list[Boosts]) -> Why:
+def _why(row: int, rank: int, score: float, boost: float, applied: Sequence[Applied]) -> Why:
     stages = tuple(stage[row] for stage in applied)
     # Several stages that could not be read all say the same.
     sentence = f"x{boost:.2f}  {', '.join(dict.fromkeys(stage.why(row) for stage in applied))}"
     return Why(row, rank, score, stages, sentence)
 
 
-def _stages(given: Stage | Iterable[Stage]) -> list[BoostByInteractionCount]:
-    return [stage_of(stage) for stage in ([given] if isinstance(given, (BoostByInteractionCount, Mapping)) else given)]
-
-
-def _ids(results: Sequence[Any]) -> list[str]:
-    return [_id(result, row) for row, result in enumerate(results)]
-
-
-def _id(result: Any, row: int) -> str:
-    if isinstance(result, (tuple, list)):
-        return str(result[0])
-    for name in ID_NAMES:
-        value = _field(result, name)
-        if value is not None:
-            return str(value)
-    raise InputError(f"result {row} has none of {', '.join(ID_NAMES)}")
-
-
-def _scores(results: Sequence[Any]) -> NDArray[np.float64]:
-    scores = [result[1] if isinstance(result, (tuple, list)) else _field(result, "score") for result in results]
-    if any(score is None or math.isnan(score) for score in scores):
-        return 1 / np.arange(1.0, len(scores) + 1)
-    return np.array(scores, np.float64)
-
-
-def _field(result: Any, name: str) -> Any:
-    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+def _stages(given: Stage | Iterable[Stage]) -> list[BoostByInteractionCount | BoostByCorrectedCtr]:
+    alone = isinstance(given, (BoostByInteractionCount, BoostByCorrectedCtr, Mapping))
+    return [any_stage_of(stage) for stage in ([given] if alone else given)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
@@ -14,11 +14,18 @@ from redis.exceptions import ResponseError
 
 from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import SHARDS, ledger_key, shard_prefix
-from clickwell.stream_processors.popularity import Arg
+from clickwell.stream_processors.lane import Arg
 
 log = logging.getLogger(__name__)
 
-LIBRARY = files("clickwell.stream_processors").joinpath("functions.lua")
+# As long as a worker keeps up, a chunk's calls go in portions, one at a time: Redis answers readers between two of
+# them, and so many bytes of calls take it about 0.4 ms. A worker that catches up has more to send than a chunk of some
+# 2,000 events has, and sends it whole: waiting for each portion would cost it half its throughput.
+PORTION_BYTES = 2 << 10
+CATCHING_UP_BYTES = 64 << 10
+
+# What the lanes share comes first.
+LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua", "history.lua")
 
 
 class Outcome(Enum):
@@ -34,14 +41,18 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Call:
-    """One shard's share of a chunk.
+    """One lane's share of a chunk in one shard.
 
     Attributes:
+        function: the lane's function in Redis.
+        field: of the lane and the partition in the shard's ledger.
         expected: offset that Redis must hold for the call to have an effect.
         next: offset stored with the effects.
         bucket: dedup bucket of the records; 0 when only the offset moves.
     """
 
+    function: str
+    field: str
     shard: int
     expected: int
     next: int
@@ -58,7 +69,7 @@ class Reply:
 
 
 class Ledger:
-    """Loads and moves the offsets of one lane; all calls of a shard are atomic and exclude each other.
+    """Loads and moves the offsets of all lanes; all calls of a shard are atomic and exclude each other.
 
     A call that lost its reply may be sent again or forgotten: the comparison with the expected offset admits each
     range of records once, whoever sends it and however often.
@@ -69,15 +80,17 @@ class Ledger:
         timeout: seconds for one exchange with Redis, however many commands it has.
     """
 
-    def __init__(self, client: "Redis", lane: str, failpoints: Failpoints, *, timeout: float = 5.0) -> None:
+    def __init__(self, client: "Redis", failpoints: Failpoints, *, timeout: float = 5.0) -> None:
         self._client = client
-        self._lane = lane
         self._failpoints = failpoints
         self._timeout = timeout
+        self._turn = asyncio.Lock()
 
     async def install(self) -> None:
         """Load the function library; safe to repeat and to do from many workers at once."""
-        await self._client.function_load(LIBRARY.read_text(), replace=True)
+        folder = files("clickwell.stream_processors")
+        code = "\n".join(folder.joinpath(name).read_text() for name in LIBRARY)
+        await self._client.function_load(code, replace=True)
 
     async def load(self, generation: str, field: str) -> list[int | None]:
         """Return the next offset of each shard; None where the shard's ledger does not know the field."""
@@ -97,7 +110,7 @@ class Ledger:
         async with asyncio.timeout(self._timeout):
             await pipe.execute()
 
-    async def apply(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
+    async def apply(self, generation: str, calls: Sequence[Call]) -> list[Reply]:
         """Send all calls in one pipeline and return a reply for each, in order.
 
         Raises:
@@ -105,21 +118,21 @@ class Ledger:
         """
         await self._failpoints.reach("before_apply")
         if self._failpoints.armed("between_shards"):
-            await self._send(generation, field, calls[: len(calls) // 2])
+            await self._send(generation, calls[: len(calls) // 2])
         await self._failpoints.reach("between_shards")
-        replies = await self._send(generation, field, calls)
+        replies = await self._send(generation, calls)
         await self._failpoints.reach("after_apply")
         return replies
 
-    async def _exchange(self, packed: bytes, replies: int) -> list[Any]:
+    async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
         """Write packed commands and read their replies; redis-py's own pipeline packs each argument in Python."""
         pool = self._client.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         results: list[Any] = []
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.send_packed_command(packed)
-                for _ in range(replies):
+                await connection.send_packed_command(b"".join(packed))
+                for _ in packed:
                     try:
                         results.append(await connection.read_response())
                     except ResponseError as error:
@@ -132,17 +145,16 @@ class Ledger:
             await pool.release(connection)
         return results
 
-    async def _send(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
-        packed = b"".join(
+    async def _send(self, generation: str, calls: Sequence[Call]) -> list[Reply]:
+        packed = [
             hiredis.pack_command(
                 (  # type: ignore[arg-type]  # hiredis' stub knows only tuples of one element
                     "FCALL",
-                    "clickwell1_apply",
+                    call.function,
                     2,
                     ledger_key(call.shard, generation),
                     shard_prefix(call.shard, generation),
-                    self._lane,
-                    field,
+                    call.field,
                     call.expected,
                     call.next,
                     call.bucket,
@@ -150,8 +162,14 @@ class Ledger:
                 )
             )
             for call in calls
-        )
-        results = await self._exchange(packed, len(calls))
+        ]
+        if sum(map(len, packed)) > CATCHING_UP_BYTES:
+            results = await self._exchange(packed)
+        else:
+            results = []
+            for portion in _portions(packed):
+                async with self._turn:
+                    results += await self._exchange(portion)
         for result in results:
             if isinstance(result, ResponseError) and "unction not found" in str(result):
                 # A new or restored server without the library: nothing was applied by this call.
@@ -159,6 +177,18 @@ class Ledger:
             if isinstance(result, Exception):
                 raise result
         return [read_reply(call, result) for call, result in zip(calls, results, strict=True)]
+
+
+def _portions(packed: Sequence[bytes]) -> Iterator[list[bytes]]:
+    portion: list[bytes] = []
+    size = 0
+    for call in packed:
+        if portion and size + len(call) > PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(call)
+        size += len(call)
+    yield portion
 
 
 def read_reply(call: Call, result: Any) -> Reply:
@@ -173,5 +203,5 @@ def read_reply(call: Call, result: Any) -> Reply:
     # already filtered and queued would be counted twice.
     if kind == b"AT" and int(result[1]) == call.next and call.next != call.expected:
         return Reply(Outcome.APPLIED)
-    log.info("shard %d: expected %d, Redis has %s", call.shard, call.expected, result)
+    log.info("%s, shard %d: expected %d, Redis has %s", call.field, call.shard, call.expected, result)
     return Reply(Outcome.REWIND)

@@ -1,20 +1,19 @@
 """The popularity lane: one batch of interactions to what each shard's counters must gain. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import xxhash
 
 from clickwell.clock import MS_PER_HOUR
 from clickwell.schemas.decode import Batch, Row
-from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS, signals_of
 from clickwell.schemas.keys import SHARDS, HashMap
 from clickwell.schemas.rings import ERA_HALF_LIVES, Layout
+from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import PopularitySettings
-
-LANE = "popularity"
-
-Arg = str | bytes | int | float
+from clickwell.stream_processors.lane import Arg
+from clickwell.stream_processors.meanings import Meanings
 
 
 @dataclass
@@ -39,36 +38,38 @@ class Work:
 
     Attributes:
         shards: work of the shards that are touched.
-        rows: events that were looked at.
         late: events older than the window at the time of receipt: for the lake only.
         duplicates: events whose id was seen before.
         counted: events that change a counter.
     """
 
     shards: dict[int, ShardWork] = field(default_factory=dict)
-    rows: int = 0
     late: int = 0
     duplicates: int = 0
     counted: int = 0
 
 
 class PopularityLane:
-    """Turns batches into arguments of the `clickwell1_apply` function.
+    """Turns batches into arguments of the `clickwell1_popularity` function.
 
     Which rows count is a function of the log alone: slots come from event times, lateness from the broker's times,
     and of two rows with one interaction_id within the dedup window the first in the log counts.
     """
 
-    name = LANE
+    name = "popularity"
+    function = "clickwell1_popularity"
+    topics: tuple[str, ...] = (INTERACTIONS.name,)
+    # Readers need the layout, so it stands in the generation itself.
+    shape: Mapping[str, Any] = {}
 
     def __init__(self, settings: PopularitySettings) -> None:
         self._settings = settings
         self.layout = Layout.of(settings)
-        self.dedup_ms = settings.dedup_hours * MS_PER_HOUR
+        self.reach_ms = (self.layout.window + 1) * self.layout.slot_ms
         self._era_hours = ERA_HALF_LIVES * settings.trending_half_life_hours
         self._packed_bytes = 2 * len(settings.signals)
         self._hashes = HashMap()
-        self._gains: dict[tuple[str, ...], tuple[int, int, int]] = {}
+        self._gains = Meanings(self._pack, settings.long_view_ms)
         weights = [settings.trending_weights.get(signal, 0.0) for signal in settings.signals]
         self._shape: list[Arg] = [
             self.layout.cells,
@@ -78,33 +79,23 @@ class PopularityLane:
             *map(repr, weights),
         ]
 
-    def bucket(self, received_ms: int) -> int:
-        """Return the dedup bucket of a broker's time."""
-        return received_ms // self.dedup_ms
+    def begin(self, topic: str) -> Work:  # noqa: ARG002  # it reads one topic only
+        """Return work without records."""
+        return Work()
 
-    def work(self, batches: Iterable[Batch[Row]], done: Sequence[int] | None = None) -> Work:
-        """Group the rows of batches by shard; a batch is not needed any more when the next one is asked for.
-
-        Args:
-            batches: consecutive rows of one partition whose records fall into one dedup bucket.
-            done: next offset of each shard; rows below it are skipped. None when no shard is ahead.
-        """
-        work = Work()
-        for batch in batches:
-            work.rows += len(batch.rows)
-            if batch.rows:
-                self._add(work, batch, done)
+    def finish(self, work: Work) -> None:
+        """Of events with one id keep the first."""
         for shard, share in work.shards.items():
             if len(set(share.ids)) < len(share.ids):
                 self.drop(work, shard, _repeats(share.ids))
-        return work
 
-    def _add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
+    def add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
+        """Group rows by shard."""
         hashes = self._hashes.of({row.feature_id for row in batch.rows})
         shares, digest = work.shards, xxhash.xxh3_64_digest
         # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.
         some_late = min(batch.times) < self._oldest_ms(max(batch.received))
-        for i, packed in enumerate(self._gains_of(batch.rows)):
+        for i, packed in enumerate(self._gains.of(batch.rows)):
             row = batch.rows[i]
             document = row.feature_id
             hashed = hashes[document]
@@ -147,8 +138,8 @@ class PopularityLane:
     def arguments(self, share: ShardWork | None) -> list[Arg]:
         """Return the function's arguments after the offsets and the bucket; None changes the offsets only."""
         if share is None:
-            return [*self._shape, b""]
-        args: list[Arg] = [*self._shape, b"".join(share.ids)]
+            return [b"", *self._shape]
+        args: list[Arg] = [b"".join(share.ids), *self._shape]
         size = self._packed_bytes
         for hour, counts in share.counts.items():
             era, within = divmod(hour, self._era_hours)
@@ -160,40 +151,9 @@ class PopularityLane:
     def _oldest_ms(self, received_ms: int) -> int:
         return (self.layout.slot(received_ms) - self.layout.window) * self.layout.slot_ms
 
-    def _gains_of(self, rows: Sequence[Row]) -> list[int]:
-        """Return what each row counts: one u16 for each signal, packed into one integer."""
-        known = self._gains
-        long_view_ms = self._settings.long_view_ms
-        gains = []
-        for row in rows:
-            types, details = row.interaction_type, row.metadata
-            plain, long_view, returned = known.get(types) or self._learn(types)
-            duration = details.duration_ms if details is not None else None
-            if duration is None:
-                gains.append(plain)
-            elif duration >= long_view_ms:
-                gains.append(long_view)
-            else:
-                gains.append(returned if duration < RETURN_TO_RESULTS_MS else plain)
-        return gains
-
-    def _learn(self, types: tuple[str, ...]) -> tuple[int, int, int]:
-        """Work out what a combination of types counts without a duration of note, as a long view, as a return."""
-        long_view_ms = self._settings.long_view_ms
-        gain = (
-            self._pack(types),
-            self._pack(signals_of(types, long_view_ms, long_view_ms=long_view_ms)),
-            self._pack(signals_of(types, 0, long_view_ms=long_view_ms)),
-        )
-        # Names are free, so an attacker could fill memory with combinations; forgetting all of them is cheap.
-        if len(self._gains) > 10_000:
-            self._gains.clear()
-        self._gains[types] = gain
-        return gain
-
-    def _pack(self, signals: Iterable[str]) -> int:
-        present = set(signals)
-        return sum(1 << 16 * bit for bit, signal in enumerate(self._settings.signals) if signal in present)
+    def _pack(self, signals: Collection[str]) -> int:
+        """Return what these signals count: one u16 for each that has a ring, packed into one integer."""
+        return sum(1 << 16 * bit for bit, signal in enumerate(self._settings.signals) if signal in signals)
 
 
 def _repeats(ids: Sequence[bytes]) -> list[int]:

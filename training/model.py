@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clickwell.analytics.impressions import normal_query
 from clickwell.errors import InputError, UsageError
+from clickwell.schemas.keys import normal_query
 from clickwell.training.adapter import transform
 from clickwell.training.encoders import Arrays, Encoder, Matrix, Vectors
 from clickwell.training.pairs import TrainingPairs

@@ -7,8 +7,8 @@ from math import inf
 from threading import Lock
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
+from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.errors import DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
@@ -134,49 +134,15 @@ class DeadLetters:
         """Read the keys of the letters that came since the last time; asking for the ends is all there mostly is."""
         _, self._partitions = self._log.describe(DEAD_LETTERS.name)
         ends = self._log.latest(DEAD_LETTERS.name, range(self._partitions))
-        behind = {partition for partition, end in ends.items() if self._read_to.get(partition, 0) < end}
-        if not behind:
-            return
-        consumer = Consumer(
-            {
-                **librdkafka_config(self._settings),
-                "group.id": "clickwell-dead-letters",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "log_level": 0,
-            }
-        )
-        try:
-            consumer.assign([TopicPartition(DEAD_LETTERS.name, p, self._read_to.get(p, 0)) for p in behind])
-            while behind:
-                # One at a time: `consume` waits for a full batch until its time is over, and all lanes with it.
-                message = consumer.poll(ACK_SECONDS)
-                if message is None:
-                    raise KafkaError(f"topic {DEAD_LETTERS.name} could not be read to its end")
-                partition, offset = self._take(message)
-                self._read_to[partition] = offset
-                if offset >= ends[partition]:
-                    behind.discard(partition)
-        finally:
-            consumer.close()
-
-    def _take(self, message: Message) -> tuple[int, int]:
-        """Learn from one letter, or from the news that a partition has no more; return where reading goes on."""
-        partition, offset, error, headers = message.partition(), message.offset(), message.error(), message.headers()
-        assert partition is not None
-        assert offset is not None
-        if error is not None:
-            if error.code() != KafkaCode._PARTITION_EOF:  # noqa: SLF001  # librdkafka's name for "end reached"
-                raise KafkaException(error)
-            return partition, offset
-        known = {name: _text(value) for name, value in dict(headers or ()).items()}
-        try:
-            source = (known["topic_id"], int(known["partition"]))
-            self._known.setdefault(source, set()).add(int(known["offset"]))
-        except (KeyError, ValueError):
-            pass  # not a letter of ours
-        return partition, offset + 1
+        begin = {partition: self._read_to.get(partition, 0) for partition in range(self._partitions)}
+        for letter in self._log.read(DEAD_LETTERS.name, begin, ends):
+            try:
+                source = (letter.headers["topic_id"].decode(), int(letter.headers["partition"]))
+                self._known.setdefault(source, set()).add(int(letter.headers["offset"]))
+            except (KeyError, ValueError):
+                pass  # not a letter of ours
+            self._read_to[letter.partition] = letter.offset + 1
+        self._read_to.update(ends)
 
 
 def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[str, str | bytes | None]]:
@@ -193,7 +159,3 @@ def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[s
         ("key", key[:MAX_KEY] if isinstance(key, bytes) else b""),
         *([("cut_from", str(size).encode())] if size > MAX_EVENT_BYTES else []),
     ]
-
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""

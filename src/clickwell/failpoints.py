@@ -19,6 +19,8 @@ NAMES = (
     "after_compaction",
     "before_vacuum",
     "after_vacuum",
+    "after_intent",
+    "after_replay",
 )
 
 

@@ -25,7 +25,23 @@ from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.stream_processors.resume import Resume
 from clickwell.testing import FakeClock, FakeRecord, LedgerState, MemoryLedger, VirtualLoop, event
 
+
+class BroadLane(PopularityLane):
+    """A second lane: other signals, and all documents in the next shard, so that the lanes touch different shards."""
+
+    name = "broad"
+
+    def finish(self, work):
+        super().finish(work)
+        work.shards = {(shard + 1) % 64: share for shard, share in work.shards.items()}
+
+    def add(self, work, batch, done):
+        super().add(work, batch, done and done[1:] + done[:1])
+
+
 SETTINGS = PopularitySettings()
+BROAD = PopularitySettings(signals=("skip", "view", "click"))
+LANES = [PopularityLane(SETTINGS), BroadLane(BROAD)]
 LAYOUT = Layout.of(SETTINGS)
 TOPIC = "interactions.v1"
 PARTITIONS = 2
@@ -134,17 +150,20 @@ class World:
                     continue
                 if "click" in types and content.get("metadata", {}).get("duration_ms", 0) >= SETTINGS.long_view_ms:
                     types.add("long_view")
-                types &= set(LAYOUT.signals)
-                slot = at // LAYOUT.slot_ms
-                if not types or slot < record.timestamp // LAYOUT.slot_ms - LAYOUT.window:
+                slot, document = at // LAYOUT.slot_ms, content["feature_id"]
+                if slot < record.timestamp // LAYOUT.slot_ms - LAYOUT.window:
                     continue
-                if "interaction_id" in content:
-                    key = content["interaction_id"], content["feature_id"]
-                    bucket = record.timestamp // (SETTINGS.dedup_hours * MS_PER_HOUR)
-                    if bucket - seen.get(key, -9) <= 1:
+                for lane in LANES:
+                    signals = lane.layout.signals
+                    if not types & set(signals):
                         continue
-                    seen[key] = bucket
-                counts.update((content["feature_id"], LAYOUT.signals.index(signal), slot) for signal in types)
+                    if "interaction_id" in content:
+                        key = lane.name, content["interaction_id"], document
+                        bucket = record.timestamp // SETTINGS.dedup_ms
+                        if bucket - seen.get(key, -9) <= 1:
+                            continue
+                        seen[key] = bucket
+                    counts.update((lane.name, document, signals.index(signal), slot) for signal in types & set(signals))
         return counts, bad
 
     # What `Resume` asks of the broker, from a thread; and of Redis, beside the ledger.
@@ -189,7 +208,7 @@ class World:
 
 class FaultyLedger(MemoryLedger):
     def __init__(self, world):
-        super().__init__("popularity")
+        super().__init__()
         self.world = world
 
     async def load(self, generation, field):
@@ -200,23 +219,23 @@ class FaultyLedger(MemoryLedger):
         await self.world.network("load")
         await super().open(generation, field, shards, start)
 
-    async def _send(self, generation, field, calls):
+    async def _send(self, generation, calls):
         await self.world.network("apply_before")
         fails_at = self.world.chance.randrange(len(calls)) if calls and self.world.strikes("apply_within") else None
         replies = []
         for n, call in enumerate(calls):
             if n == fails_at:
                 raise BrokenError("apply_within")
-            replies.append(self.answer(generation, field, call))
+            replies.append(self.answer(generation, call))
             await self.world.pause(0.03)
         await self.world.network("apply_after")
         return replies
 
-    def answer(self, generation, field, call):
+    def answer(self, generation, call):
         # An emptied server also forgets which generation it had.
         if self.world.generation is None:
             return read_reply(call, [b"LOST"])
-        return super().answer(generation, field, call)
+        return super().answer(generation, call)
 
 
 class Worker:
@@ -227,9 +246,10 @@ class Worker:
         self.positions = {}
         self.queue = asyncio.Queue()
         self.late = []
-        lane = PopularityLane(SETTINGS)
-        resume = Resume(world, world.ledger, world, world, lane)
-        self.engine = Engine(lane, world.ledger, resume, self, self.seek, self.fatal, idle_seconds=2.0)
+        resume = Resume(world, world.ledger, world, world, LANES, dedup_ms=SETTINGS.dedup_ms)
+        self.engine = Engine(
+            LANES, world.ledger, resume, self, self.seek, self.fatal, dedup_ms=SETTINGS.dedup_ms, idle_seconds=2.0
+        )
 
     def fatal(self, error):
         raise AssertionError(f"nothing here is fatal: {error!r}")
@@ -304,8 +324,7 @@ class Worker:
 
     def caught_up(self):
         return all(
-            part.position != NOWHERE and min(part.done) >= self.world.ends[tp[1]]
-            for tp, part in self.engine.parts.items()
+            part.position != NOWHERE and part.least >= self.world.ends[tp[1]] for tp, part in self.engine.parts.items()
         )
 
 
