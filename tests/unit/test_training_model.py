@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clickwell import training
-from clickwell.analytics.impressions import normal_query
+from clickwell.schemas.keys import normal_query
 from clickwell.errors import InputError, UsageError
 from clickwell.training.corpus import Corpus, read_corpus, read_qrels, read_queries
 from clickwell.training.encoders import Vectors
