@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clickwell import training
-from clickwell.schemas.keys import normal_query
 from clickwell.errors import InputError, UsageError
+from clickwell.schemas.keys import normal_query
 from clickwell.training.corpus import Corpus, read_corpus, read_qrels, read_queries
 from clickwell.training.encoders import Vectors
 from clickwell.training.model import Model, marks
