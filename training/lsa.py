@@ -17,7 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from clickwell.errors import InputError
 from clickwell.training.encoders import Arrays, Matrix, unit
 
-# Larger ones keep more of the words and leave less for clicks to teach: docs/training.md has figures.
+# Larger ones keep more of the words and leave less for clicks to teach; time and size grow with them.
 DIMENSIONS = 256
 # The title's words are among the words already: its spelling only has to catch inflections, typing errors and parts of
 # names, so it weighs half.

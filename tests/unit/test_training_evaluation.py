@@ -16,7 +16,7 @@ from clickwell.training.report import page
 SIZE = 60
 CORPUS = Corpus([f"d{i}" for i in range(SIZE)], [f"text {i}" for i in range(SIZE)])
 QUERIES = {f"q{i}": f"<b>asks {i}</b>" for i in range(SIZE)}
-QRELS = {f"q{i}": {f"d{i}": 1.0, "d0": 0.0} for i in range(SIZE)}
+QRELS = {f"q{i}": {f"d{i}": 1.0, "elsewhere": 0.0} for i in range(SIZE)}
 
 
 def pointing(step):
@@ -62,12 +62,12 @@ def test_the_gate_stays_shut_without_proof():
 def test_an_improvement_by_chance_does_not_pass():
     """Of models that are as good as their base, hardly any passes."""
     passed = 0
-    for seed in range(200):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         scores = rng.random((3, 100, 2))
         passed += gate({"unseen_queries": compare(scores, seed=seed)}).ship
     # 2.5 % are expected above a 95 % interval.
-    assert passed <= 12
+    assert passed <= 4
 
 
 def test_queries_without_an_answer_are_counted():
