@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.timeout(600)]
 
 SEARCHES = 48_000
 
@@ -37,7 +37,7 @@ def learn(shared_data, tmp_path_factory):
 
     def run(*arguments):
         command = [sys.executable, "-m", "clickwell", *map(str, arguments)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -80,7 +80,6 @@ def tell(name, found):
         )
 
 
-@pytest.mark.timeout(600)
 def test_clicks_improve_the_search_of_unseen_queries_and_movies(learn):
     """One model gains 10 % on unseen queries and 8 % where the relevant movies were unseen too, beyond chance."""
     found, trained, seconds = learn(0, SEARCHES)
@@ -92,6 +91,8 @@ def test_clicks_improve_the_search_of_unseen_queries_and_movies(learn):
     assert both["relative"] >= 0.08
     assert unseen["low"] > 0
     assert both["low"] > 0
+    # The bar is 60 s on two cores of their own; build servers share theirs.
+    assert seconds < 240
     assert found["gate"]["ship"]
 
 
