@@ -23,6 +23,8 @@ from clickwell.training.model import Model
 # A click at a position that one in twenty looks at would count twenty-fold, and a few of them would decide everything.
 CLIP = 10.0
 ORDERS = ("logged", "base", "model")
+# Pairs whose vectors are multiplied at once.
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,16 @@ def estimates(gains: Floats, per: Floats, *, seed: int = 0) -> Estimates:
 
 def _scores(encoder: Encoder | Model, asked: Sequence[str], documents: Corpus, queries: Ints, rows: Ints) -> Floats:
     """Return the cosine of each row's query and document; -inf where the corpus lacks the document."""
-    shown, places = np.unique(rows, return_inverse=True)
+    pairs, each = np.unique(np.stack([queries, rows], axis=1), axis=0, return_inverse=True)
+    shown, places = np.unique(pairs[:, 1], return_inverse=True)
     vectors = encoder.encode_document([documents.texts[row] for row in shown.tolist()])
-    asked_rows = encoder.encode_query(asked)[queries]
-    scores: Floats = np.einsum("nd,nd->n", asked_rows, vectors[places]).astype(np.float64)
-    scores[rows < 0] = -np.inf
-    return scores
+    asked_vectors = encoder.encode_query(asked)
+    scores = np.empty(len(pairs))
+    for start in range(0, len(pairs), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        scores[block] = np.einsum("nd,nd->n", asked_vectors[pairs[block, 0]], vectors[places[block]])
+    scores[pairs[:, 1] < 0] = -np.inf
+    return scores[each]
 
 
 def _numbered(names: Sequence[str]) -> Ints:
