@@ -102,7 +102,7 @@ class Model:
             content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise InputError(f"{folder} has format {content['format']}", fix="load it with a later clickwell")
-            with np.load(folder / ARRAYS, allow_pickle=False) as file:
+            with (folder / ARRAYS).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             own = {name.removeprefix("base."): array for name, array in arrays.items() if name.startswith("base.")}
             return cls(
