@@ -19,10 +19,10 @@ from clickwell.devstack.jars import KAFKA_VERSION, kafka_jars
 from clickwell.devstack.process import HOST, Child, Server, free_port, is_free, listens
 from clickwell.devstack.state import Component, StackLock, StackState, supervisor_pid
 from clickwell.devstack.status import kafka_answers, redis_version, without_password
-from clickwell.serving.workers import worker_reports
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.errors import KafkaError, RedisError, StackError
 from clickwell.producers.topics import ensure_topics
+from clickwell.serving.workers import worker_reports
 from clickwell.settings import Settings
 
 PARTS = ("kafka", "redis", "worker", "sink", "api")

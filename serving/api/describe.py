@@ -77,7 +77,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _event_schemas(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(ref_template=_REF.replace("{name}", "{model}"), mode="validation")
-    return schema.pop("$defs", {}) | {model.__name__: schema}
+    parts: dict[str, Any] = schema.pop("$defs", {})
+    return parts | {model.__name__: schema}
 
 
 def _ingest(kind: Kind) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from clickwell.kafka import KafkaLog
@@ -16,9 +15,10 @@ from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.problems import Problem
 from clickwell.serving.api.services import services_of
 from clickwell.serving.letters.book import Filter, Letter, State
-from clickwell.serving.letters.mend import changed
+from clickwell.serving.letters.check import Done
+from clickwell.serving.letters.mend import changed, encoded
 from clickwell.serving.letters.read import read_book
-from clickwell.serving.letters.replay import Done, Replayer
+from clickwell.serving.letters.replay import Replayer
 from clickwell.serving.letters.view import LetterDetail, LetterView, chosen, detail_of, value_of, view_of
 from clickwell.settings import Settings
 
@@ -132,7 +132,7 @@ async def fix_letter(request: Request, topic: Topic, partition: Number, offset: 
     letter = await _find(request, topic, partition, offset)
 
     def mend(value: bytes | None) -> bytes:
-        return to_json(fix.event) if fix.event is not None else changed(value, fix.set or {})
+        return encoded(fix.event) if fix.event is not None else changed(value, fix.set or {})
 
     def work(settings: Settings) -> list[Done]:
         with Replayer(settings) as replayer:

@@ -21,7 +21,8 @@ from clickwell.settings import Settings
 if TYPE_CHECKING:
     from clickwell.kafka import KafkaLog
     from clickwell.serving.letters.book import Book, Filter, Letter
-    from clickwell.serving.letters.replay import Done, Outcome, Replayer
+    from clickwell.serving.letters.check import Done, Outcome
+    from clickwell.serving.letters.replay import Replayer
 
 ReasonOption = Annotated[list[str] | None, typer.Option("--reason", help="Why it is no event. Repeatable.")]
 TopicOption = Annotated[list[str] | None, typer.Option("--topic", help="Where the bad record lies. Repeatable.")]
@@ -113,7 +114,7 @@ def list_(
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in reasons.most_common())
     more = f"; the latest {limit:,} are shown" if len(found) > limit else ""
-    output.note(f"{len(found):,} dead letters{f': {counts}' if counts else ''}{more}")
+    output.note(f"{_letters(len(found))}{f': {counts}' if counts else ''}{more}")
 
 
 def show(
@@ -165,8 +166,8 @@ def fix(
     json: JsonOption = False,
 ) -> None:
     """Mend letters: note what is to be put back, if it is a valid event; the originals stay as they are."""
+    from clickwell.serving.letters.check import mended
     from clickwell.serving.letters.mend import changed
-    from clickwell.serving.letters.replay import mended
     from clickwell.serving.letters.view import chosen
 
     if (file is None) == (not set_):
@@ -203,7 +204,7 @@ def replay(
     json: JsonOption = False,
 ) -> None:
     """Put letters back into their topics, mended ones as mended; each counts once, however often this is run."""
-    from clickwell.serving.letters.replay import checked
+    from clickwell.serving.letters.check import checked
     from clickwell.serving.letters.view import chosen
 
     _work(
@@ -229,8 +230,9 @@ def _work(
 ) -> None:
     """Choose letters, do something with them or only see what it would come to, and tell."""
     from clickwell.kafka import KafkaLog
+    from clickwell.serving.letters.check import Done
     from clickwell.serving.letters.read import read_book
-    from clickwell.serving.letters.replay import Done, Replayer
+    from clickwell.serving.letters.replay import Replayer
 
     if dry_run:
         log = KafkaLog(settings.kafka)
@@ -245,11 +247,11 @@ def _work(
                 bar.advance()
     counts = Counter(one.outcome for one in done)
     would = "would be " if dry_run else ""
-    before = f", {counts['already']:,} were put back before" if counts["already"] else ""
-    output.done(f"{counts[outcome]:,} dead letters {would}{outcome}{before}")
+    before = f", {counts['already']:,} put back before" if counts["already"] else ""
+    output.done(f"{_letters(counts[outcome])} {would}{outcome}{before}")
     bad = [one for one in done if one.outcome == "invalid"]
     if bad:
-        output.warn(f"{len(bad):,} are no events and stay as they are", "mend them with `clickwell dead-letters fix`")
+        output.warn(f"{_letters(len(bad))} left: no valid events", "`clickwell dead-letters fix` mends them")
     for one in bad[:SHOWN_REJECTS]:
         output.note(f"  {one.id}: {one.detail}")
     if json:
@@ -302,6 +304,10 @@ def _content(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}", fix="name a readable file, or -") from None
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'s'[: count != 1]}"
 
 
 def _utc(ms: int) -> str:
