@@ -85,6 +85,8 @@ class Resume:
             start_ms = log_start_ms(generation, lane, self._dedup_ms)
             start = await asyncio.to_thread(self._kafka.at, part.topic, part.partition, start_ms)
             log.info("%s: %d shards begin at offset %d", field, len(missing), start)
+            if 0 < start == await asyncio.to_thread(self._kafka.earliest, part.topic, part.partition):
+                log.warning("%s: Kafka's log begins at offset %d; what it held before is not known here", field, start)
             await self._ledger.open(generation.name, field, missing, start)
             stored = await self._ledger.load(generation.name, field)
         done = [offset for offset in stored if offset is not None]
