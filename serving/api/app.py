@@ -13,14 +13,12 @@ from fastapi import FastAPI
 import clickwell
 from clickwell.serving.api import (
     beacon,
-
     boosting,
     dashboard,
     dialects,
     erasing,
     health,
     ingest,
-
     insights,
     letters,
     listing,

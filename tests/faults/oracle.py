@@ -177,9 +177,7 @@ def assert_exact(kafka: str, client: redis.Redis) -> int:
         for name in windows.keys() | wanted_windows.keys()
         if windows.get(name) != wanted_windows.get(name)
     }
-    assert not differ, (
-        f"{len(differ)} windows differ; (name, (log, Redis)): {sorted(differ.items())[:8]}"
-    )
+    assert not differ, f"{len(differ)} windows differ; (name, (log, Redis)): {sorted(differ.items())[:8]}"
     assert_dead_letters(kafka, [record for record in log if record.poison])
     return len(log)
 

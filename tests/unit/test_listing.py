@@ -112,7 +112,9 @@ def test_cursors_give_every_row_once_while_events_come_in(lake):
     assert ids(interactions(lake.settings, Filters(), size=5, skip=5))[0].startswith(("new", "0"))
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "W10", "é", Place(*[datetime(2026, 1, 1, tzinfo=UTC)] * 2, 1, 2, "a", "b").cursor()[:-6]])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "W10", "é", Place(*[datetime(2026, 1, 1, tzinfo=UTC)] * 2, 1, 2, "a", "b").cursor()[:-6]]
+)
 def test_a_cursor_of_ones_own_making_is_refused(lake, cursor):
     """With one line, not with a query that fails."""
     lake.add({})

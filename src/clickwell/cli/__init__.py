@@ -8,7 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import api, dead_letters, demo, insights, keys, lake, learn, operate, output, people, read, run, send, train, windows
+from clickwell.cli import (
+    api,
+    dead_letters,
+    demo,
+    insights,
+    keys,
+    lake,
+    learn,
+    operate,
+    output,
+    people,
+    read,
+    run,
+    send,
+    train,
+    windows,
+)
 from clickwell.errors import ClickwellError
 
 EXIT_CODES = """\b
