@@ -11,12 +11,14 @@ from xxhash import xxh3_64_intdigest
 
 from clickwell.analytics.lake import complete
 from clickwell.analytics.lake import connect as connect_lake
-from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
+from clickwell.clock import MS_PER_HOUR
 from clickwell.redis_client import redis_errors
 from clickwell.schemas.keys import SHARDS, ledger_key, tables_key
 from clickwell.schemas.rings import Generation
 from clickwell.schemas.windows import BEYOND, LANE, WIDTH_MS, WIDTHS, By, Width, add_table, kept_from, window_of
-from clickwell.settings import Settings
+from clickwell.settings import EngagementSettings, Settings
+from clickwell.stream_processors.engagement import EngagementLane
+from clickwell.stream_processors.generations import log_start_ms
 
 Window = tuple[Width, int, By]
 """Width, start in epoch ms, and what it counts by."""
@@ -88,12 +90,12 @@ def recount(settings: Settings, generation: Generation, reached: Reached, now_ms
     """
     shape = generation.lanes[LANE]
     dedup_ms = settings.popularity.dedup_ms
-    # What `log_start_ms` says for this lane: records before were not read when the generation was begun.
-    log_start_ms = generation.started_ms - (shape["hourly_days"] + 1) * MS_PER_DAY - 2 * dedup_ms
+    lane = EngagementLane(EngagementSettings.model_validate(shape), dedup_ms)
     with connect_lake(settings) as lake:
         complete(lake)
         names = {
-            "start_ms": log_start_ms,
+            # Records before were not read when the generation was begun.
+            "start_ms": log_start_ms(generation, lane, dedup_ms),
             "days": shape["daily_days"],
             "dedup_ms": dedup_ms,
             "ratio": max(1, shape["join_hours"] * MS_PER_HOUR // dedup_ms),

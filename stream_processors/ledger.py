@@ -83,7 +83,7 @@ class Ledger:
     Args:
         client: without a socket timeout of its own: a timer for each of the many replies would cost more than reading
             them.
-        timeout: seconds for one exchange with Redis, however many commands it has.
+        timeout: seconds that Redis may be silent.
     """
 
     def __init__(self, client: "Redis", failpoints: Failpoints, *, timeout: float = 5.0) -> None:
@@ -134,13 +134,16 @@ class Ledger:
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         results: list[Any] = []
         try:
-            async with asyncio.timeout(self._timeout):
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(self._timeout) as limit:
                 await connection.send_packed_command(b"".join(packed))
                 for _ in packed:
                     try:
                         results.append(await connection.read_response())
                     except ResponseError as error:
                         results.append(error)
+                    # Long lists of results take a busy server seconds; only silence says that it is gone.
+                    limit.reschedule(loop.time() + self._timeout)
         except BaseException:
             # Replies may still be on their way: they must not be taken for those of the next commands.
             await connection.disconnect(nowait=True)
