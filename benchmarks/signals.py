@@ -1,6 +1,6 @@
 """How long the signals of a month take: first, when every day has to be counted, and then, when the facts are kept.
 
-Writes searches and clicks of thirty days of a made-up site into a lake in a temporary folder; needs no server. Exit code 3:
+Writes searches and clicks of thirty days of a made-up site into a temporary lake; needs no server. Exit code 3:
 a bar was missed.
 """
 

@@ -14,6 +14,9 @@
 | `cw1:{sNNN}:<generation>:o` | hash | the ledger: `lane/topic id/partition` -> `next-offset dedup-bucket` |
 | `cw1:{sNNN}:<generation>:c:<feature_id>` | string | one document's ring, see `clickwell.schemas.rings` |
 | `cw1:{sNNN}:<generation>:d:<lane>:<bucket>` | set | 8-byte hashes of the interaction_ids seen in a dedup bucket |
+| `cw1:{sNNN}:<generation>:d:engagement:<bucket>` | hash | 8-byte hash of a search -> the facts that are known of it |
+| `cw1:{sNNN}:<generation>:w` | set | which tables of windows there are: `<by>:h<hour>`, `<by>:d<day>` |
+| `cw1:{sNNN}:<generation>:w:<by>:h<hour>`, `...:d<day>` | hash | `retriever NUL key` -> counts of a window |
 | `cw1:{sNNN}:<generation>:t:<era>` | zset | trending: feature_id -> forward-decayed weight |
 | `cw1:{sNNN}:h:<signal>:<user_id>` | zset | consumed: feature_id -> epoch ms of the last time |
 | `cw1:{sNNN}:catalog` | hash | feature_id -> JSON of its attributes, see `clickwell.schemas.catalog` |
@@ -156,6 +159,11 @@ def history_key(user_id: str, signal: str) -> str:
 def catalog_key(shard: int) -> str:
     """Return the key of a shard's part of the catalogue; it belongs to no generation."""
     return f"{_TAGS[shard]}catalog"
+
+
+def tables_key(shard: int, generation: str) -> str:
+    """Return the key that holds the names of a shard's tables; a table's own key is this one, a colon, and its name."""
+    return f"{_TAGS[shard]}{generation}:w"
 
 
 def ledger_field(lane: str, topic_id: str, partition: int) -> str:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 import clickwell
 from clickwell.serving.api import (
+    beacon,
     boosting,
     dashboard,
     dialects,
@@ -25,7 +26,7 @@ from clickwell.serving.api import (
 )
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.describe import describe
-from clickwell.serving.api.limits import MAX_BODY, Bodies
+from clickwell.serving.api.limits import Bodies
 from clickwell.serving.api.observe import Observe
 from clickwell.serving.api.problems import add_problems
 from clickwell.serving.api.services import Services
@@ -45,7 +46,7 @@ def build_app(settings: Settings) -> FastAPI:
         async with services.open():
             yield
 
-    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan, max_body_size=MAX_BODY)
+    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan)
     app.state.services = services
     app.state.readying = health.Readying(services)
     app.state.requested = erasing.Requested()
@@ -58,6 +59,7 @@ def build_app(settings: Settings) -> FastAPI:
         people.router,
         insights.router,
         letters.router,
+        beacon.router,
         dashboard.pages,
         dashboard.data,
         health.router,

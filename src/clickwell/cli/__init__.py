@@ -8,7 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import api, dead_letters, demo, insights, keys, lake, learn, operate, output, people, read, run, send
+from clickwell.cli import (
+    api,
+    dead_letters,
+    demo,
+    insights,
+    keys,
+    lake,
+    learn,
+    operate,
+    output,
+    people,
+    read,
+    run,
+    send,
+    train,
+    windows,
+)
 from clickwell.errors import ClickwellError
 
 EXIT_CODES = """\b
@@ -25,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, demo, send, read, operate, lake, api, keys, people, insights, learn, dead_letters):
+for _module in (run, demo, send, read, operate, lake, api, keys, people, insights, learn, dead_letters, train, windows):
     _module.register(app)
 
 
