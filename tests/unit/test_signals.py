@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import threading
 from dataclasses import replace
@@ -122,7 +123,12 @@ def test_a_late_click_changes_the_day_and_only_that(tmp_path):
     late = {"interaction_id": "i", "feature_id": "b", "execution_id": "e0", "interaction_type": ["click"]}
     load(settings, {**late, "timestamp": BEGIN + 1000})
     assert get_retriever_signals("r", settings=settings, since=START, until=last).ctr.count == 1
-    after = {path.name for path in (settings.data / kept.FOLDER).iterdir()}
+    folder = settings.data / kept.FOLDER
+    assert before < {path.name for path in folder.iterdir()}, "somebody may still read what was kept before"
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    get_retriever_signals("r", settings=settings, since=START, until=last)
+    after = {path.name for path in folder.iterdir()}
     assert len(after) == len(before)
     assert len(after & before) == 2 * len(facts.SCHEMAS)
 
