@@ -85,7 +85,8 @@ def details(
     ).fetchall()
     pairs = connection.execute(
         "select query_key, feature_id, avg(position), count(*) filter (clicked), count(*) filter (skipped), count(*) "
-        f"from these group by 1, 2 order by 6 desc, 1, 2 limit {_MOST}"  # our own number
+        "from these group by 1, 2 order by 6 desc, 1, 2 limit $most",
+        {"most": _MOST},
     ).fetchall()
     return Details(
         days=[Day(day, searches, rate(clicks, shown)) for day, searches, clicks, shown in days],

@@ -87,7 +87,7 @@ class Counts:
 class Impressions:
     """The joined rows, as table `impressions` of a DuckDB connection of its own, and what was left out.
 
-    All of it is in memory, about 150 bytes an impression.
+    All of it is in memory, about 400 bytes an impression.
     """
 
     connection: duckdb.DuckDBPyConnection

@@ -37,10 +37,10 @@ def main() -> int:
         settings = Settings.load(Path(temporary))
         written = _write(settings, asked.interactions)
         print(f"{written['interactions']:,} interactions of {written['searches']:,} searches written", file=sys.stderr)
-        begun = time.monotonic()
+        begun, worked = time.monotonic(), time.process_time()
         found = get_query_document_pairs(settings)
         tuples = sum(1 for _ in found.tuples())
-        pairs_s = time.monotonic() - begun
+        pairs_s, cpu_s = time.monotonic() - begun, time.process_time() - worked
         export_s = None
         if asked.export:
             begun = time.monotonic()
@@ -48,14 +48,24 @@ def main() -> int:
             export_s = time.monotonic() - begun
     wrong = np.abs(np.array(found.propensities.theta) / THETA - 1)[1:].mean()
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{found.table.num_rows:,} pairs and {tuples:,} tuples in {pairs_s:.1f} s; mean error of theta {wrong:.3f}")
+    print(f"{found.table.num_rows:,} pairs and {tuples:,} tuples in {pairs_s:.1f} s, {cpu_s:.1f} s of CPU")
+    print(f"mean error of theta {wrong:.3f}")
     if export_s is not None:
         print(f"the whole export with rankings in {export_s:.1f} s")
     print(f"peak RSS {rss:,.0f} MB")
     met = pairs_s < BAR_S
     print(f"{'met   ' if met else 'MISSED'}  pairs < {BAR_S} s: {pairs_s:.1f}")
     if asked.json:
-        save("pairs", **written, pairs_s=pairs_s, export_s=export_s, theta_error=float(wrong), rss_mb=rss, met=met)
+        save(
+            "pairs",
+            **written,
+            pairs_s=pairs_s,
+            cpu_s=cpu_s,
+            export_s=export_s,
+            theta_error=float(wrong),
+            rss_mb=rss,
+            met=met,
+        )
     return 0 if met else 3
 
 

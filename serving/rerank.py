@@ -6,14 +6,15 @@ for result in rerank(results, reader, stage, explain=True):
     print(result.feature_id, result.score, result.why.sentence)
 ```
 
-A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, or a pair (id, score).
-Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any result
-lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1).
+A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, a pair (id, score), or an
+id alone. Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any
+result lacks a usable score, the given order stands in for all scores: that at 0-based rank r scores 1 / (r + 1). A
+`ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,13 @@ from clickwell.serving.snapshot import Boost, Boosts
 T = TypeVar("T")
 Stage = BoostByInteractionCount | BoostByCorrectedCtr | Mapping[str, Any]
 Applied = Boosts | CorrectedBoosts
+
+
+class Ranker(Protocol):
+    """What scores results by more than their given scores, such as `clickwell.training.Ranker`."""
+
+    def score(self, results: Sequence[Any]) -> NDArray[np.float64]:
+        """Return a finite score for each result, higher first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ def rerank(
     reader: BoostReader,
     boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
     *,
+    ranker: Ranker | None = None,
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Return the results by boosted score, highest first; equal scores keep their order.
@@ -91,7 +100,7 @@ def rerank(
             applied.append(reader.corrected(ids, stage))
         elif counted is not None:
             applied.append(counted.boosts(stage))
-    return _order(results, ids, applied, explain=explain)
+    return _order(results, ids, applied, ranker, explain=explain)
 
 
 async def arerank(
@@ -99,6 +108,7 @@ async def arerank(
     reader: AsyncBoostReader,
     boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
     *,
+    ranker: Ranker | None = None,
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Do the same as `rerank`, for asyncio."""
@@ -110,16 +120,21 @@ async def arerank(
             applied.append(await reader.corrected(ids, stage))
         elif counted is not None:
             applied.append(counted.boosts(stage))
-    return _order(results, ids, applied, explain=explain)
+    return _order(results, ids, applied, ranker, explain=explain)
 
 
 def _order(
-    results: Sequence[T], feature_ids: Sequence[str], applied: Sequence[Applied], *, explain: bool
+    results: Sequence[T],
+    feature_ids: Sequence[str],
+    applied: Sequence[Applied],
+    ranker: Ranker | None,
+    *,
+    explain: bool,
 ) -> list[Ranked[T]]:
     boosts: NDArray[np.float64] = np.ones(len(results))
     for stage in applied:
         boosts *= stage.values
-    before = scores_of(results)
+    before = scores_of(results) if ranker is None else np.asarray(ranker.score(results), np.float64)
     after = boosted(before, boosts)
     order = np.argsort(-after, kind="stable").tolist()
     return [

@@ -28,6 +28,12 @@ CATCHING_UP_BYTES = 64 << 10
 LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua", "history.lua")
 
 
+def library() -> str:
+    """Return the code of all functions, which Redis loads as one library."""
+    folder = files("clickwell.stream_processors")
+    return "\n".join(folder.joinpath(name).read_text() for name in LIBRARY)
+
+
 class Outcome(Enum):
     """What became of one shard's call."""
 
@@ -88,9 +94,7 @@ class Ledger:
 
     async def install(self) -> None:
         """Load the function library; safe to repeat and to do from many workers at once."""
-        folder = files("clickwell.stream_processors")
-        code = "\n".join(folder.joinpath(name).read_text() for name in LIBRARY)
-        await self._client.function_load(code, replace=True)
+        await self._client.function_load(library(), replace=True)
 
     async def load(self, generation: str, field: str) -> list[int | None]:
         """Return the next offset of each shard; None where the shard's ledger does not know the field."""

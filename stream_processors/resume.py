@@ -87,6 +87,8 @@ class Resume:
             for topic, topic_id, partition in places:
                 start = await asyncio.to_thread(self._kafka.at, topic, partition, start_ms)
                 log.info("%s begins %s-%d at offset %d", lane.name, topic, partition, start)
+                if 0 < start == await asyncio.to_thread(self._kafka.earliest, topic, partition):
+                    log.warning("%s: Kafka's log begins at offset %d; what it held before is not known", field, start)
                 name = ledger_field(lane.name, topic_id, partition)
                 await self._ledger.open(generation.name, name, range(SHARDS), start)
             stored = await self._ledger.load(generation.name, field)

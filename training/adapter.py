@@ -30,6 +30,8 @@ EPOCHS = 80
 PATIENCE = 5
 # Parts of the queries that are held back in turn: a few hundred queries are too few to set some of them aside for good.
 FOLDS = 3
+# The best of many epochs gains as much by chance alone.
+MIN_GAIN = 0.005
 # Fewer queries than this cannot tell a gain from chance.
 MIN_QUERIES = 20
 
@@ -62,7 +64,7 @@ class Fit:
         queries: how many there were, each held back once.
         before, after: mean NDCG@10 of their clicked documents among all documents, without and with a matrix that was
             trained without them.
-        low: lower end of the 90 % interval of the gain.
+        low: lower end of the 95 % interval of the gain.
     """
 
     matrix: Matrix | None
@@ -133,8 +135,8 @@ def fit(
         advance(f"held-back NDCG@10 {before.mean():.3f} -> {best_scores.mean():.3f}")
         if epoch - best_epoch >= PATIENCE:
             break
-    gain = bootstrap(best_scores - before, confidence=0.9, seed=seed)
-    kept = best if gain.low > 0 else None
+    gain = bootstrap(best_scores - before, seed=seed)
+    kept = best if gain.low > 0 and gain.mean >= MIN_GAIN else None
     return Fit(kept, best_epoch, len(asked), float(before.mean()), float(best_scores.mean()), gain.low)
 
 

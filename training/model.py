@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clickwell.analytics.impressions import normal_query
 from clickwell.errors import InputError, UsageError
+from clickwell.schemas.keys import normal_query
 from clickwell.training.adapter import transform
 from clickwell.training.encoders import Arrays, Encoder, Matrix, Vectors
 from clickwell.training.pairs import TrainingPairs
@@ -102,7 +102,7 @@ class Model:
             content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise InputError(f"{folder} has format {content['format']}", fix="load it with a later clickwell")
-            with np.load(folder / ARRAYS, allow_pickle=False) as file:
+            with (folder / ARRAYS).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             own = {name.removeprefix("base."): array for name, array in arrays.items() if name.startswith("base.")}
             return cls(

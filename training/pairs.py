@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clickwell.analytics.impressions import normal_query
 from clickwell.analytics.pairs import Pairs
 from clickwell.errors import InputError, UsageError
+from clickwell.schemas.keys import normal_query
 from clickwell.training.corpus import Corpus, records
 
 Pair = tuple[str, str]

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 
 import pytest
+
+from clickwell import InteractionReader
+from clickwell.settings import Settings
 
 SLOT_MS = 6 * 3_600_000
 WINDOW_SLOTS = 28
@@ -68,10 +71,30 @@ def recount_windows(path, retriever, shift_ms):
     return windows
 
 
+def users(path, shift_ms):
+    """What each user did, without any of the product's code: user -> signal -> document -> newest time."""
+    found = defaultdict(lambda: defaultdict(dict))
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for search in map(json.loads, lines):
+            searched = round(datetime.fromisoformat(search["ts"]).timestamp() * 1000) + shift_ms
+            for click in search["clicks"]:
+                at, document = searched + click["dt_ms"], click["doc"]
+                for signal, happened in (("click", True), ("purchase", click["purchase"])):
+                    if happened:
+                        times = found[search["user_id"]][signal]
+                        times[document] = max(at, times.get(document, 0))
+    return found
+
+
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def data(tmp_path_factory):
+    """The folder of the stack."""
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="module")
+def stack(data):
     """A whole stack as `clickwell up` starts it, and a function that runs the command line against it."""
-    data = tmp_path_factory.mktemp("stack")
     env = {k: v for k, v in os.environ.items() if not k.startswith("CLICKWELL_")}
 
     def run(*arguments):
@@ -103,25 +126,30 @@ def assert_windows(printed, windows):
     assert not wrong, f"{len(wrong)} of {len(kept)} differ: {sorted(wrong.items(), key=str)[:5]}"
 
 
-@pytest.mark.broker
-@pytest.mark.data
-def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
-    """All of two session logs give for every document, signal and slot what the files say."""
+@pytest.fixture(scope="module")
+def published(stack, shared_data):
+    """Three session logs, published and applied: each file with its retriever and the shift of its times."""
     files = [
         (shared_data / "msrd" / "searches_sim_weak.jsonl.gz", "movies"),
         (shared_data / "yandex20" / "searches.jsonl.gz", "web"),
         (shared_data / "clara2" / "searches.jsonl.gz", "naver"),
     ]
-    expected, windows = Counter(), {}
+    logs = {}
     for path, retriever in files:
         options = ["--format", "sessions", "--retriever", retriever, "--rebase-time", "--wait", "--json"]
         summary = json.loads(stack("publish", str(path), *options).splitlines()[-1])
         assert summary["rejected"] == 0
         assert summary["acked"] == summary["sent"]
         assert summary["waited"] is True
-        expected += recount(path, summary["shift_ms"])
-        windows |= recount_windows(path, retriever, summary["shift_ms"])
+        logs[path] = retriever, summary["shift_ms"]
+    return logs
 
+
+@pytest.mark.broker
+@pytest.mark.data
+def test_every_count_of_real_logs_equals_a_recount(stack, published):
+    """All of three session logs give for every document, signal, slot and window what the files say."""
+    expected = sum((recount(path, shift_ms) for path, (_, shift_ms) in published.items()), Counter())
     found = Counter()
     for line in stack("counts", "--jsonl").splitlines():
         row = json.loads(line)
@@ -131,10 +159,33 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
     assert sum(in_window.values()) > 10_000
     differences = {key: (in_window[key], found[key]) for key in {*in_window, *found} if in_window[key] != found[key]}
     assert differences == {}
+    windows = {}
+    for path, (retriever, shift_ms) in published.items():
+        windows |= recount_windows(path, retriever, shift_ms)
     assert_windows(stack("windows", "--jsonl"), windows)
     audited = json.loads(stack("audit", "--json"))
     assert audited["differences"] == []
     assert audited["total"] == sum(found.values())
+
+
+@pytest.mark.broker
+@pytest.mark.data
+def test_every_exclusion_list_equals_a_recount(stack, published, data):
+    """For every user of a log: the exclusion is what was bought, and each click is known with its newest time."""
+    path, (_, shift_ms) = next(iter(published.items()))
+    expected = users(path, shift_ms)
+    assert len(expected) > 4000
+    wrong = []
+    with InteractionReader(Settings.load(data, boosts={"timeout": 5})) as reader:
+        for user, signals in expected.items():
+            excluded = reader.exclusion(user).filter["document_id"]["$nin"]
+            clicked = {item.feature_id: item.timestamp for item in reader.list(user, ["click"])}
+            if sorted(excluded) != sorted(signals["purchase"]) or clicked != signals["click"]:
+                wrong.append(user)
+    assert wrong == []
+    buyer = next(user for user, signals in expected.items() if len(signals["purchase"]) > 1)
+    printed = json.loads(stack("exclude", buyer, "--json"))["document_id"]["$nin"]
+    assert sorted(printed) == sorted(expected[buyer]["purchase"])
 
 
 @pytest.mark.broker

@@ -137,7 +137,7 @@ def test_bad_questions_are_refused(site):
 
 
 def test_a_report_is_the_same_twice_self_contained_and_small(site, tmp_path):
-    """Same lake, same bytes, also when everything is counted anew; no script, nothing from elsewhere, at most 150 kB."""
+    """Same lake, same bytes, also when all is counted anew; no script, nothing from elsewhere, at most 150 kB."""
     since, until = START + timedelta(days=7), START + timedelta(days=13)
     elsewhere = site.model_copy(update={"lake": site.lake_uri, "data": tmp_path})
     first, second = (report.make(each, "site", since, until) for each in (site, elsewhere))

@@ -30,15 +30,15 @@ def register(app: typer.Typer) -> None:
             "fine-tune",
             fine_tune,
             (
-                "clickwell fine-tune --corpus corpus.jsonl --pairs pairs --base lsa --out model",
-                "clickwell fine-tune --corpus corpus.jsonl --pairs pairs --base text-embedding-3-small --out model",
+                "clickwell fine-tune --corpus docs.jsonl --pairs pairs --base lsa --out model",
+                "clickwell fine-tune --corpus docs.jsonl --pairs pairs --out model --json",
             ),
         ),
         (
             "evaluate",
             evaluate,
             (
-                "clickwell evaluate --model model --corpus corpus.jsonl --queries queries.jsonl --qrels qrels.tsv",
+                "clickwell evaluate --model m --corpus c.jsonl --queries q.tsv --qrels r.tsv",
                 "clickwell evaluate --model model --corpus corpus.jsonl --retriever site",
             ),
         ),
@@ -103,16 +103,23 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write a page of HTML.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 unless the model may be shipped.")] = False,
+    retriever: Annotated[
+        str | None, typer.Option("--retriever", metavar="R", help="Whose log stands in, where there are no grades.")
+    ] = None,
+    data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare a model with its base on judged queries: the whole corpus, intervals, and a verdict."""
+    """Compare a model with its base: on judged queries, or by the clicks of the lake where there are none."""
     _require("sklearn")
     from clickwell.training.corpus import read_corpus, read_queries
     from clickwell.training.evaluation import evaluate as compare
     from clickwell.training.report import page
 
+    if queries is None and qrels is None and report is None and not gate:
+        _evaluate_offline(model, read_corpus(corpus), retriever, Settings.load(data), json=json)
+        return
     if queries is None or qrels is None:
-        raise UsageError("--queries and --qrels are needed")
+        raise UsageError("--queries and --qrels go together, and --report and --gate need them")
     documents, texts = read_corpus(corpus), read_queries(queries)
     with output.Progress("evaluating", None):
         found = compare(_model(model, documents), corpus=documents, queries=texts, qrels=qrels)
@@ -124,6 +131,41 @@ def evaluate(
         _print(found)
     if gate and not found.gate.ship:
         raise typer.Exit(NOT_BETTER)
+
+
+def _evaluate_offline(model: str, corpus: "Corpus", retriever: str | None, settings: Settings, *, json: bool) -> None:
+    from clickwell.analytics.impressions import join
+    from clickwell.analytics.propensities import estimate, only_retriever
+    from clickwell.training.offline import evaluate_offline
+
+    shown = join(settings, retriever=retriever).relation
+    only_retriever(shown, retriever)
+    examined = estimate(shown)
+    if not examined.identifiable:
+        output.warn(f"examination is the declared prior: {examined.note}")
+    with output.Progress("evaluating", None):
+        found = evaluate_offline(_model(model, corpus), shown, examined.theta, corpus=corpus)
+    if json:
+        output.emit({"model": model, "identifiable": examined.identifiable, "offline": found})
+        return
+    output.note(
+        f"{found.searches:,} searches, {found.clicks:,} clicks, {found.clipped:.1%} of them cut at {found.clip:g}"
+    )
+    output.table(
+        ["estimate", "logged", "base", "model", "over logged", "low", "high", "over base", "low", "high"],
+        [
+            [
+                name,
+                *(f"{value:.4f}" for value in one.values.values()),
+                *(
+                    f"{end:+.4f}"
+                    for over in (one.over_logged, one.over_base)
+                    for end in (over.mean, over.low, over.high)
+                ),
+            ]
+            for name, one in (("ips", found.ips), ("snips", found.snips))
+        ],
+    )
 
 
 def _model(name: str, corpus: "Corpus") -> "Model":
