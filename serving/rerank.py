@@ -8,8 +8,8 @@ for result in rerank(results, reader, stage, explain=True):
 
 A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, a pair (id, score), or an
 id alone. Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any
-result lacks a usable score, the given order stands in for all scores: that at 0-based rank r scores 1 / (r + 1).
-A `ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
+result lacks a usable score, the given order stands in for all scores: that at 0-based rank r scores 1 / (r + 1). A
+`ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

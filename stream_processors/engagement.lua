@@ -17,7 +17,7 @@ local SHOWN, IMPRESSION, CLICK, SKIP, CONVERSION = 1, 2, 4, 8, 16
 local ACTED = CLICK + SKIP + CONVERSION
 local TOP = 3 -- documents are counted once more at the first so many positions
 local ONE, TWO = '<i4i4i4i4', '<i4i4i4i4i4i4i4i4' -- exposures, clicks, skips, conversions; documents: and those at the top
-local FACTS_LIFE = 172800 -- seconds; as for ids, for partitions that never move on
+local FACTS_LIFE = 172800 -- seconds beside three buckets; as for ids, for partitions that never move on
 
 -- Adds what `more` knows to `facts`.
 local function merge(facts, more)
@@ -293,10 +293,10 @@ register_lane('clickwell1_engagement', function(prefix, args, bucket)
   local key = facts_key(own)
   local fresh = redis.call('EXISTS', key) == 0
   for first = 1, #out, BATCH do redis.call('HSET', key, unpack(out, first, math.min(first + BATCH - 1, #out))) end
-  if fresh then redis.call('EXPIRE', key, FACTS_LIFE) end
+  if fresh then redis.call('EXPIRE', key, string.format('%d', FACTS_LIFE + 3 * ratio * tonumber(args[6]) / 1000)) end
   local received_day = math.floor(bucket * tonumber(args[6]) / DAY_MS)
   write_hours(prefix, hours, received_day - tonumber(args[8]), tonumber(args[9]), tonumber(args[10]))
-end)
+end, true)
 
 -- Moves the tables of hours of past days into those of their days; what a reader sums stays the same.
 -- KEYS  1 prefix of a shard's keys

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import time
 from collections import defaultdict
 
@@ -12,12 +13,16 @@ from hypothesis import settings as options
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from clickwell.analytics.consumed import fill
 from clickwell.clock import MS_PER_DAY
 from clickwell.failpoints import Failpoints
+from clickwell.producers.files import Lines
+from clickwell.producers.publish import Form, publish
 from clickwell.schemas.decode import Batch, Details, Row
 from clickwell.schemas.keys import SHARDS, history_key, shard_of
-from clickwell.settings import HistorySettings
-from clickwell.stream_processors.history import HistoryLane, forget_user, retract
+from clickwell.settings import HistorySettings, Settings
+from clickwell.sinks.load import Loader
+from clickwell.stream_processors.history import HistoryLane, retract
 from clickwell.stream_processors.ledger import Call, Ledger
 
 NOW = time.time_ns() // 1_000_000
@@ -182,13 +187,29 @@ def test_one_user_with_more_than_lua_can_unpack(store):
 
 
 @pytest.mark.broker
-def test_a_user_is_forgotten(store):
-    """Nothing of the user is left, by any signal, and nothing of others is touched."""
+def test_the_lake_fills_histories(store, redis_server, tmp_path):
+    """What only the lake knows is added, by signal, the newest of each; what Redis knows better stays."""
     store.clear()
-    store.apply([(user, "doc-1", ("click", "purchase"), None, NOW) for user in ("u1", "u2")])
-    assert forget_user(store.plain, "u1", SETTINGS.signals) == 2
-    assert forget_user(store.plain, "u1", ()) == 0
-    assert {user for user, _ in store.content()} == {"u2"}
+    store.apply([("u1", "doc-1", ("click",), None, NOW)])
+    lines = [
+        {"feature_id": "doc-1", "interaction_type": ["click"], "user_id": "u1", "timestamp": NOW - 5},
+        {"feature_id": "doc-2", "interaction_type": ["click", "skip"], "user_id": "u1", "timestamp": NOW - 6,
+         "metadata": {"duration_ms": 30_000}},
+        {"feature_id": "doc-2", "interaction_type": ["click"], "user_id": "u1", "timestamp": NOW - 7},
+        {"feature_id": "doc-3", "interaction_type": ["click"], "user_id": "u1", "timestamp": NOW - 31 * MS_PER_DAY},
+        {"feature_id": "doc-4", "interaction_type": ["purchase"], "timestamp": NOW},
+    ]  # fmt: skip
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = Settings.load(tmp_path, redis={"url": redis_server}, history=SETTINGS)
+    with Lines([str(path)], twice=True) as content:
+        publish(content, Loader(settings, "run"), Form("native", "shop", 30_000))
+    for _ in range(2):
+        assert fill(settings) == {"histories": 2, "entries": 3}
+        assert store.content() == {
+            ("u1", "click"): {"doc-1": NOW, "doc-2": NOW - 6},
+            ("u1", "long_view"): {"doc-2": NOW - 6},
+        }
 
 
 @pytest.mark.broker

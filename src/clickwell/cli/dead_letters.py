@@ -20,9 +20,10 @@ from clickwell.settings import Settings
 
 if TYPE_CHECKING:
     from clickwell.kafka import KafkaLog
-    from clickwell.serving.letters.book import Book, Filter, Letter
+    from clickwell.serving.letters.book import Filter, Letter
     from clickwell.serving.letters.check import Done, Outcome
     from clickwell.serving.letters.replay import Replayer
+    from clickwell.serving.letters.view import Choice
 
 ReasonOption = Annotated[list[str] | None, typer.Option("--reason", help="Why it is no event. Repeatable.")]
 TopicOption = Annotated[list[str] | None, typer.Option("--topic", help="Where the bad record lies. Repeatable.")]
@@ -128,14 +129,13 @@ def show(
 ) -> None:
     """Show one letter: why it is no event, what was done about it, and its value."""
     from clickwell.kafka import KafkaLog
-    from clickwell.serving.letters.book import Filter
     from clickwell.serving.letters.read import read_book
-    from clickwell.serving.letters.view import chosen, detail_of, value_of
+    from clickwell.serving.letters.view import Choice, detail_of, value_of
 
     if raw and json:
         raise UsageError("--raw and --json exclude each other")
     log = KafkaLog(Settings.load(data).kafka)
-    (one,) = chosen(read_book(log), [letter], Filter(), every=False)
+    (one,) = Choice([letter]).of(read_book(log))
     if raw:
         sys.stdout.buffer.write(value_of(log, one) or b"")
         return
@@ -168,7 +168,7 @@ def fix(
     """Mend letters: note what is to be put back, if it is a valid event; the originals stay as they are."""
     from clickwell.serving.letters.check import mended
     from clickwell.serving.letters.mend import changed
-    from clickwell.serving.letters.view import chosen
+    from clickwell.serving.letters.view import Choice
 
     if (file is None) == (not set_):
         raise UsageError("an event is mended either by --set or by --file", fix="name one of both")
@@ -182,7 +182,7 @@ def fix(
 
     _work(
         Settings.load(data),
-        lambda book: chosen(book, letters or (), _filter(reason, topic, since, until), every=all_),
+        Choice(letters or (), _filter(reason, topic, since, until), every=all_),
         check=lambda log, found: mended(log, found, mend, SystemClock().now_ms()),
         act=lambda replayer, found: replayer.fix(found, mend),
         outcome="fixed",
@@ -205,11 +205,11 @@ def replay(
 ) -> None:
     """Put letters back into their topics, mended ones as mended; each counts once, however often this is run."""
     from clickwell.serving.letters.check import checked
-    from clickwell.serving.letters.view import chosen
+    from clickwell.serving.letters.view import Choice
 
     _work(
         Settings.load(data),
-        lambda book: chosen(book, letters or (), _filter(reason, topic, since, until), every=all_),
+        Choice(letters or (), _filter(reason, topic, since, until), every=all_),
         check=lambda log, found: checked(log, found, SystemClock().now_ms()),
         act=lambda replayer, found: replayer.replay(found),
         outcome="replayed",
@@ -220,7 +220,7 @@ def replay(
 
 def _work(
     settings: Settings,
-    choose: Callable[["Book"], "Sequence[Letter]"],
+    choice: "Choice",
     *,
     check: Callable[["KafkaLog", "Sequence[Letter]"], "tuple[Sequence[tuple[Letter, object]], list[Done]]"],
     act: Callable[["Replayer", "Sequence[Letter]"], "Iterator[Done]"],
@@ -236,13 +236,13 @@ def _work(
 
     if dry_run:
         log = KafkaLog(settings.kafka)
-        good, done = check(log, choose(read_book(log)))
+        good, done = check(log, choice.of(read_book(log)))
         done += [Done(letter.id, outcome) for letter, _ in good]
     else:
         doing = "putting back" if outcome == "replayed" else "mending"
         with Replayer(settings) as replayer, output.Progress(doing, None) as bar:
             done = []
-            for one in act(replayer, choose(replayer.book)):
+            for one in act(replayer, choice.of(replayer.book)):
                 done.append(one)
                 bar.advance()
     counts = Counter(one.outcome for one in done)

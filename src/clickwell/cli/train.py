@@ -30,15 +30,15 @@ def register(app: typer.Typer) -> None:
             "fine-tune",
             fine_tune,
             (
-                "clickwell fine-tune --corpus corpus.jsonl --pairs pairs --base lsa --out model",
-                "clickwell fine-tune --corpus corpus.jsonl --pairs pairs --base text-embedding-3-small --out model",
+                "clickwell fine-tune --corpus docs.jsonl --pairs pairs --base lsa --out model",
+                "clickwell fine-tune --corpus docs.jsonl --pairs pairs --out model --json",
             ),
         ),
         (
             "evaluate",
             evaluate,
             (
-                "clickwell evaluate --model model --corpus corpus.jsonl --queries queries.jsonl --qrels qrels.tsv",
+                "clickwell evaluate --model m --corpus c.jsonl --queries q.tsv --qrels r.tsv",
                 "clickwell evaluate --model model --corpus corpus.jsonl --retriever site",
             ),
         ),
