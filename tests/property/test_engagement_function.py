@@ -285,7 +285,7 @@ def test_hours_become_days_and_readers_notice_nothing(counters):
     assert here.run(fold(here.client, here.generation.name, shape, NOW)) >= 9
     assert here.windows() == before
     assert here.run(fold(here.client, here.generation.name, shape, NOW)) == 0
-    # Three weeks later the first ones have left every window, and their names go too.
+    # Ten weeks later the first ones have left every window, and their names go too.
     here.run(fold(here.client, here.generation.name, shape, NOW + 70 * MS_PER_DAY))
     assert here.windows(widths=["day"]) == {
         name: counts for name, counts in before.items() if name[0] == "day" and name[1] > NOW - 20 * MS_PER_DAY
