@@ -64,6 +64,7 @@ def test_the_wheel_holds_its_data(wheel):
         "clickwell/serving/api/beacon.js",
         "clickwell/stream_processors/functions.lua",
         "clickwell/stream_processors/history.lua",
+        "clickwell/stream_processors/engagement.lua",
         "clickwell/stream_processors/popularity.lua",
     } <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)

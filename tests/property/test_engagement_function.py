@@ -285,7 +285,7 @@ def test_hours_become_days_and_readers_notice_nothing(counters):
     assert here.run(fold(here.client, here.generation.name, shape, NOW)) >= 9
     assert here.windows() == before
     assert here.run(fold(here.client, here.generation.name, shape, NOW)) == 0
-    # Three weeks later the first ones have left every window, and their names go too.
+    # Ten weeks later the first ones have left every window, and their names go too.
     here.run(fold(here.client, here.generation.name, shape, NOW + 70 * MS_PER_DAY))
     assert here.windows(widths=["day"]) == {
         name: counts for name, counts in before.items() if name[0] == "day" and name[1] > NOW - 20 * MS_PER_DAY
@@ -330,3 +330,21 @@ def test_the_audit_recounts_the_model(found, source):
             told = None if not key else int(key) if by == "position" else key
             counted[width, start, retriever or None, by, told] = counts[:4]
     assert counted == visible(model(found, source)[0])
+
+
+def test_the_audit_finds_no_difference_and_each_that_is_made(counters):
+    """What Redis holds equals the recount at its offsets; a count that somebody changes is named."""
+    here = counters()
+    found = [search(f"e{n}", ["a", "b", "c"]) for n in range(20)] + [click(f"e{n}", "b", 1) for n in range(5)]
+    here.feed_all(found)
+    with redis.Redis.from_url(here.url) as client:
+        windows, reached = audit_windows.sample(client, here.generation, NOW)
+        wanted = audit_windows.recount(in_lake(found), here.generation, reached, dedup_ms=MS_PER_HOUR, now_ms=NOW)
+        assert audit_windows.differences(windows, wanted) == []
+        key = next(client.scan_iter(match=f"*{here.generation.name}:w:position:*", count=10_000))
+        client.hset(key, "\0" + "9", (1).to_bytes(4, "little") * 4)
+        windows, _ = audit_windows.sample(client, here.generation, NOW)
+        wrong = audit_windows.differences(windows, wanted)
+    assert [(one.width, one.by, one.key, one.redis, one.lake) for one in wrong] == [
+        (width, "position", "9", [1, 1, 1, 1], [0, 0, 0, 0]) for width in ("day", "hour")
+    ]
