@@ -239,7 +239,7 @@ def test_the_routes(fresh_redis, client, tmp_path):
     """Exclusions come with every form, a session as its story; unknown sessions and bad fields are problems."""
     client.zadd(history_key("a/b", "purchase"), {"now": time.time_ns() // 1_000_000})
     path = tmp_path / "sessions.jsonl"
-    path.write_text(json.dumps({"search_id": "q1", "session_id": "s/1", "query": "shoe", "docs": ["a"], "clicks": []}))
+    path.write_text(json.dumps({"search_id": "q1", "t_ms": NOW, "session_id": "s/1", "docs": ["a"], "clicks": []}))
     settings = Settings.load(tmp_path, redis={"url": fresh_redis.url}, boosts={"timeout": 2})
     with Lines([str(path)], twice=True) as lines:
         publish(lines, Loader(settings, "run"), Form("sessions", "shop", 30_000))
