@@ -15,9 +15,12 @@ from itertools import groupby
 from typing import Protocol
 
 from clickwell.dead_letters import DeadLetters, Source
-from clickwell.errors import ClickwellError, DecodeError, LayoutError, TopicRecreatedError
+from clickwell.errors import ClickwellError, DecodeError, LayoutError, SettingsError, TopicRecreatedError
+from clickwell.privacy import missing_key
 from clickwell.schemas.decode import Batch, Decoder, Record, Row
+from clickwell.schemas.erased import Erased
 from clickwell.schemas.keys import SHARDS
+from clickwell.schemas.marks import Keys, UnknownKeyError
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
 from clickwell.stream_processors.popularity import PopularityLane, Work
 
@@ -46,6 +49,8 @@ class Stats:
     late: int = 0
     duplicates: int = 0
     dead_letters: int = 0
+    suppressed: int = 0
+    retracted: int = 0
     rewinds: int = 0
     lost: int = 0
 
@@ -65,6 +70,7 @@ class Part:
         all_at: when all shards were last moved, also those that the records did not touch.
         gap: the last (position, first offset) that did not fit; seen again after a seek, the log may have a hole.
         received_ms: broker's time of the last applied record.
+        erased: whose events are left out here.
     """
 
     topic: str
@@ -80,6 +86,7 @@ class Part:
     gap: tuple[int, int] | None = None
     progress_at: float = field(default_factory=time.monotonic)
     received_ms: int = 0
+    erased: Erased = field(default_factory=lambda: Erased(lambda: Keys({})))
 
     @property
     def tp(self) -> TP:
@@ -101,7 +108,7 @@ class Standing(Protocol):
     """Where a partition stands in the generation that is to be written; see `clickwell.stream_processors.resume`."""
 
     async def load(self, part: Part) -> list[int]:
-        """Set the part's generation and field, and return the next offset of each shard."""
+        """Set the part's generation, field and erasures, and return the next offset of each shard."""
         ...
 
     async def first_record(self, part: Part, offset: int) -> int:
@@ -170,6 +177,8 @@ class Engine:
             for bucket, run in self._runs(records):
                 if not await self._feed_run(part, epoch, bucket, run):
                     return
+        except UnknownKeyError as error:
+            self._fatal(missing_key(str(error)))
         except Exception as error:  # noqa: BLE001  # whatever it is, only a reload is safe
             self.fail(tp, error)
 
@@ -221,17 +230,21 @@ class Engine:
         for bucket, run in groupby(records, lambda record: self._lane.bucket(record.timestamp)):
             yield bucket, list(run)
 
-    def _decode(self, records: Sequence[Record], bad: list[tuple[Record, DecodeError]]) -> Iterator[Batch[Row]]:
-        """Decode a little at a time; records that are not valid events are added to `bad`."""
+    def _decode(
+        self, part: Part, records: Sequence[Record], bad: list[tuple[Record, DecodeError]]
+    ) -> Iterator[Batch[Row]]:
+        """Decode a little at a time, without what is erased; records that are not valid events are added to `bad`."""
+        erased = part.erased
         for first in range(0, len(records), DECODED_AT_ONCE):
-            batch = self._decoder.decode(records[first : first + DECODED_AT_ONCE])
+            batch, suppressed = erased.apply(self._decoder.decode(records[first : first + DECODED_AT_ONCE]))
+            self.stats.suppressed += suppressed
             bad += batch.bad
             yield batch
 
     async def _feed_run(self, part: Part, epoch: int, bucket: int, records: Sequence[Record]) -> bool:
         bad: list[tuple[Record, DecodeError]] = []
         ahead = max(part.done) > records[0].offset
-        work = self._lane.work(self._decode(records, bad), part.done if ahead else None)
+        work = self._lane.work(self._decode(part, records, bad), part.done if ahead else None)
         if bad:
             source = Source(part.topic, part.topic_id, part.partition)
             self.stats.dead_letters += await self._dead_letters.send(source, bad)
@@ -298,6 +311,7 @@ class Engine:
         self.stats.applied += work.rows
         self.stats.counted += work.counted
         self.stats.late += work.late
+        self.stats.retracted += work.retracted
         self.stats.duplicates += work.duplicates
 
     def _miss(self, part: Part, first: int) -> None:
@@ -339,7 +353,7 @@ class Engine:
                 part.done, part.all_at = done, 0.0
                 part.position, part.seeking_since = position, time.monotonic()
                 await self._seek({part.tp: position})
-            except (TopicRecreatedError, LayoutError) as error:
+            except (TopicRecreatedError, LayoutError, SettingsError) as error:
                 self._fatal(error)
                 return
             except Exception as error:  # noqa: BLE001  # a server that is away comes back; the watchdog ends the rest

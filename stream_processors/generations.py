@@ -20,8 +20,14 @@ from clickwell.settings import PopularitySettings
 log = logging.getLogger(__name__)
 
 
-def new_generation(settings: PopularitySettings, targets: Mapping[str, int]) -> Generation:
-    """Return a generation that begins now and is complete when every ledger field has reached its target offset."""
+def new_generation(settings: PopularitySettings, targets: Mapping[str, int], erasures: int) -> Generation:
+    """Return a generation that begins now and is complete when every ledger field has reached its target offset.
+
+    Args:
+        settings: what to count.
+        targets: ledger field -> offset.
+        erasures: end of the erasures topic's steps, all of which are known to those who will count.
+    """
     now_ms = time.time_ns() // 1_000_000
     return Generation(
         # Seconds in base 36: short, because it stands in every key, and never used before.
@@ -31,6 +37,7 @@ def new_generation(settings: PopularitySettings, targets: Mapping[str, int]) -> 
         weights=settings.trending_weights,
         started_ms=now_ms,
         targets=dict(targets),
+        erasures=erasures,
     )
 
 
@@ -72,9 +79,9 @@ class Generations:
             )
         return generation, bool(building)
 
-    async def begin(self, targets: Mapping[str, int]) -> Generation:
+    async def begin(self, targets: Mapping[str, int], erasures: int) -> Generation:
         """Begin a new generation, or join the one that another worker has begun meanwhile."""
-        fresh = new_generation(self._settings, targets)
+        fresh = new_generation(self._settings, targets, erasures)
         if await self._client.set(BUILDING, fresh.model_dump_json(), nx=True):
             log.warning("building generation %s of the counters from the log", fresh.name)
         generation, _ = await self.target()

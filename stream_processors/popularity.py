@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from clickwell.clock import MS_PER_HOUR
+from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS, signals_of
 from clickwell.schemas.keys import SHARDS, HashMap
@@ -26,11 +27,13 @@ class ShardWork:
             that a service which reuses one id for several documents loses none of them.
         origins: hour, document and packed counts of the event behind each id.
         counts: event hour -> document -> signal counts packed 16 bits each.
+        retracted: the same for events that are taken back.
     """
 
     ids: list[bytes] = field(default_factory=list)
     origins: list[tuple[int, str, int]] = field(default_factory=list)
     counts: dict[int, dict[str, int]] = field(default_factory=dict)
+    retracted: dict[int, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Work:
         late: events older than the window at the time of receipt: for the lake only.
         duplicates: events whose id was seen before.
         counted: events that change a counter.
+        retracted: events that are taken back.
     """
 
     shards: dict[int, ShardWork] = field(default_factory=dict)
@@ -50,6 +54,7 @@ class Work:
     late: int = 0
     duplicates: int = 0
     counted: int = 0
+    retracted: int = 0
 
 
 class PopularityLane:
@@ -94,6 +99,8 @@ class PopularityLane:
             work.rows += len(batch.rows)
             if batch.rows:
                 self._add(work, batch, done)
+            for offset, retraction in batch.retractions:
+                self._take_back(work, offset, retraction, done)
         for shard, share in work.shards.items():
             if len(set(share.ids)) < len(share.ids):
                 self.drop(work, shard, _repeats(share.ids))
@@ -127,6 +134,19 @@ class PopularityLane:
             counts[document] = counts.get(document, 0) + packed
             work.counted += 1
 
+    def _take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
+        """Subtract what an event counted; one that was late, or has no counter, counted nothing."""
+        document = retraction.feature_id
+        shard = self._hashes.of([document])[document] % SHARDS
+        packed = self._gain(retraction.interaction_type, retraction.duration_ms)
+        late = retraction.timestamp < self._oldest_ms(retraction.received_ms)
+        if not packed or late or (done is not None and offset < done[shard]):
+            return
+        share = work.shards.setdefault(shard, ShardWork())
+        counts = share.retracted.setdefault(retraction.timestamp // MS_PER_HOUR, {})
+        counts[document] = counts.get(document, 0) + packed
+        work.retracted += 1
+
     def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
         """Take the events behind the ids at these indices out of a shard's share: they were counted before."""
         share = work.shards[shard]
@@ -150,9 +170,11 @@ class PopularityLane:
             return [*self._shape, b""]
         args: list[Arg] = [*self._shape, b"".join(share.ids)]
         size = self._packed_bytes
-        for hour, counts in share.counts.items():
+        # A negative factor makes the function subtract; what a chunk adds and takes back is added first.
+        groups = [(1, *group) for group in share.counts.items()] + [(-1, *group) for group in share.retracted.items()]
+        for sign, hour, counts in groups:
             era, within = divmod(hour, self._era_hours)
-            factor = 2.0 ** (within / self._settings.trending_half_life_hours)
+            factor = sign * 2.0 ** (within / self._settings.trending_half_life_hours)
             packed = b"".join([count.to_bytes(size, "little") for count in counts.values()])
             args += (hour * MS_PER_HOUR // self.layout.slot_ms, era, repr(factor), len(counts), packed, *counts)
         return args
@@ -176,6 +198,12 @@ class PopularityLane:
             else:
                 gains.append(returned if duration < RETURN_TO_RESULTS_MS else plain)
         return gains
+
+    def _gain(self, types: tuple[str, ...], duration_ms: int | None) -> int:
+        """Return what one event counts, as `_gains_of` does for many."""
+        if duration_ms is None:
+            return self._pack(types)
+        return self._pack(signals_of(types, duration_ms, long_view_ms=self._settings.long_view_ms))
 
     def _learn(self, types: tuple[str, ...]) -> tuple[int, int, int]:
         """Work out what a combination of types counts without a duration of note, as a long view, as a return."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from redis.exceptions import RedisError as RedisClientError
 
+from clickwell.erasures import ErasureLog
 from clickwell.errors import DependencyError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
@@ -41,7 +42,7 @@ class Rebuild:
         ledger = Ledger(connect(settings.redis, timeout=None), lane.name, failpoints, timeout=timeout)
         self._generations = Generations(self._client, settings.popularity, failpoints)
         kafka = KafkaLog(settings.kafka)
-        self._resume = Resume(self._client, ledger, self._generations, kafka, lane)
+        self._resume = Resume(self._client, ledger, self._generations, kafka, lane, ErasureLog(settings, kafka))
 
     async def begin(self) -> Generation:
         """Begin a generation whose targets are the present ends of the log.
@@ -50,7 +51,7 @@ class Rebuild:
             ClickwellError: Kafka or Redis is away or unfit.
         """
         await check_redis(self._client, self._settings.redis)
-        return await self._generations.begin(await self._resume.targets(INTERACTIONS.name))
+        return await self._resume.begin(INTERACTIONS.name)
 
     async def wait(self, generation: Generation, seconds: float, progress: Callable[[int], None]) -> None:
         """Return when readers see the generation; `progress` hears of newly applied records meanwhile.

@@ -7,8 +7,10 @@ import time
 
 from redis.asyncio import Redis
 
+from clickwell.erasures import ErasureLog
 from clickwell.errors import KafkaError, TopicRecreatedError
 from clickwell.kafka import KafkaLog
+from clickwell.schemas.erased import Erased
 from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
 from clickwell.stream_processors.engine import Part
@@ -23,17 +25,24 @@ class Resume:
     """Loads stored offsets; begins a generation where Redis knows none; declares what retention took."""
 
     def __init__(
-        self, client: "Redis", ledger: Ledger, generations: Generations, kafka: KafkaLog, lane: PopularityLane
+        self,
+        client: "Redis",
+        ledger: Ledger,
+        generations: Generations,
+        kafka: KafkaLog,
+        lane: PopularityLane,
+        erasures: ErasureLog,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._generations = generations
         self._kafka = kafka
         self._lane = lane
+        self._erasures = erasures
         self.lost = 0
 
     async def load(self, part: Part) -> list[int]:
-        """Set the part's generation and field, and return the next offset of each shard.
+        """Set the part's generation, field and erasures, and return the next offset of each shard.
 
         Shards that know nothing of the partition begin at the start of the history that the window needs.
 
@@ -43,7 +52,7 @@ class Resume:
         """
         generation, _ = await self._generations.target()
         if generation is None:
-            generation = await self._generations.begin(await self.targets(part.topic))
+            generation = await self.begin(part.topic)
         topic_id, _ = await asyncio.to_thread(self._kafka.describe, part.topic)
         part.generation = generation.name
         part.name = ledger_field(self._lane.name, topic_id, part.partition)
@@ -70,11 +79,24 @@ class Resume:
                 why="a broker lost acknowledged records, or is still recovering them",
                 fix="if they are gone for good, run `clickwell rebuild`",
             )
-        return done if min(done) >= earliest else await self._declare_loss(part, done, earliest)
+        if min(done) < earliest:
+            done = await self._declare_loss(part, done, earliest)
+        part.erased = await asyncio.to_thread(self._erased, generation, part, topic_id, min(done))
+        return done
 
     async def first_record(self, part: Part, offset: int) -> int:
         """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
         return await asyncio.to_thread(self._kafka.first_record, part.topic, part.partition, offset)
+
+    async def begin(self, topic: str) -> Generation:
+        """Begin a generation that is complete at the log's present end, or join the one that is being built."""
+        erasures = await asyncio.to_thread(self._erasures.steps_end)
+        return await self._generations.begin(await self.targets(topic), erasures)
+
+    def _erased(self, generation: Generation, part: Part, topic_id: str, position: int) -> Erased:
+        return self._erasures.erased(
+            part.topic, topic_id, part.partition, position, lambda batch: batch.place < generation.erasures
+        )
 
     async def targets(self, topic: str) -> dict[str, int]:
         """Return the present end of the log for each ledger field: what a new generation must reach."""

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError as RedisClientError
 
 from clickwell.dead_letters import DeadLetters
+from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
@@ -58,7 +59,8 @@ class Worker:
         self.generations = Generations(self._client, settings.popularity, failpoints)
         self.kafka = KafkaLog(settings.kafka)
         self._dead_letters = DeadLetters(settings.kafka, self.kafka, failpoints)
-        self.resume = Resume(self._client, self.ledger, self.generations, self.kafka, lane)
+        erasures = ErasureLog(settings, self.kafka)
+        self.resume = Resume(self._client, self.ledger, self.generations, self.kafka, lane, erasures)
         self.app: ChunkApp = build_app(settings)
         self.engine = Engine(
             lane,

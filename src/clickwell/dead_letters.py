@@ -7,12 +7,12 @@ from math import inf
 from threading import Lock
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
+from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.errors import DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
-from clickwell.kafka import KafkaLog, librdkafka_config
+from clickwell.kafka import KafkaLog, librdkafka_config, read_range
 from clickwell.schemas.decode import Record
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import MAX_EVENT_BYTES, dead_letter_key
@@ -137,46 +137,19 @@ class DeadLetters:
         behind = {partition for partition, end in ends.items() if self._read_to.get(partition, 0) < end}
         if not behind:
             return
-        consumer = Consumer(
-            {
-                **librdkafka_config(self._settings),
-                "group.id": "clickwell-dead-letters",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "log_level": 0,
-            }
-        )
-        try:
-            consumer.assign([TopicPartition(DEAD_LETTERS.name, p, self._read_to.get(p, 0)) for p in behind])
-            while behind:
-                # One at a time: `consume` waits for a full batch until its time is over, and all lanes with it.
-                message = consumer.poll(ACK_SECONDS)
-                if message is None:
-                    raise KafkaError(f"topic {DEAD_LETTERS.name} could not be read to its end")
-                partition, offset = self._take(message)
-                self._read_to[partition] = offset
-                if offset >= ends[partition]:
-                    behind.discard(partition)
-        finally:
-            consumer.close()
+        for message in read_range(self._settings, DEAD_LETTERS.name, self._read_to, {p: ends[p] for p in behind}):
+            self._take(message)
+        self._read_to |= {partition: ends[partition] for partition in behind}
 
-    def _take(self, message: Message) -> tuple[int, int]:
-        """Learn from one letter, or from the news that a partition has no more; return where reading goes on."""
-        partition, offset, error, headers = message.partition(), message.offset(), message.error(), message.headers()
-        assert partition is not None
-        assert offset is not None
-        if error is not None:
-            if error.code() != KafkaCode._PARTITION_EOF:  # noqa: SLF001  # librdkafka's name for "end reached"
-                raise KafkaException(error)
-            return partition, offset
+    def _take(self, message: Message) -> None:
+        """Learn from one letter."""
+        headers = message.headers()
         known = {name: _text(value) for name, value in dict(headers or ()).items()}
         try:
             source = (known["topic_id"], int(known["partition"]))
             self._known.setdefault(source, set()).add(int(known["offset"]))
         except (KeyError, ValueError):
             pass  # not a letter of ours
-        return partition, offset + 1
 
 
 def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[str, str | bytes | None]]:

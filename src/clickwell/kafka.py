@@ -1,10 +1,10 @@
 """Kafka as librdkafka sees it: the settings in its words, and what must be known of the log besides its records."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # re-exported silently
 
@@ -13,6 +13,8 @@ from clickwell.settings import KafkaSettings
 
 # Longer than one lost leader of a healthy cluster takes to be replaced; callers that may wait longer ask again.
 TIMEOUT = 15.0
+# A broker that is read from and has more sends it within this time.
+READ_SECONDS = 30.0
 END_REACHED = KafkaCode._PARTITION_EOF  # noqa: SLF001  # librdkafka's name for it
 
 # Seconds for which a broker may answer so of a topic that was just made, or whose leader has just changed.
@@ -47,6 +49,50 @@ def topic_id_text(topic_id: object) -> str:
     librdkafka gives plain base64, whose slash would end a part of a ledger field.
     """
     return str(topic_id).replace("+", "-").replace("/", "_")
+
+
+def read_range(
+    settings: KafkaSettings, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]
+) -> Iterator[Message]:
+    """Yield every record of each partition from its start (0 when absent, later where retention took it) to its end.
+
+    Records of open and of aborted transactions are among them. Partitions come interleaved.
+
+    Raises:
+        KafkaError: the broker is away.
+    """
+    behind = {partition for partition, end in ends.items() if starts.get(partition, 0) < end}
+    if not behind:
+        return
+    consumer = Consumer(
+        {
+            **librdkafka_config(settings),
+            # Never joined: librdkafka wants a name.
+            "group.id": "clickwell-reader",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_uncommitted",
+            "auto.offset.reset": "earliest",
+            "log_level": 0,
+        }
+    )
+    try:
+        consumer.assign([TopicPartition(topic, partition, starts.get(partition, 0)) for partition in behind])
+        while behind:
+            # One at a time: `consume` waits for a full batch until its time is over.
+            message = consumer.poll(READ_SECONDS)
+            error = message.error() if message is not None else None
+            if message is None or (error is not None and error.code() != END_REACHED):
+                raise KafkaError(f"topic {topic} could not be read to its end", why=error.str() if error else "")
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
+            if error is None and offset < ends[partition]:
+                yield message
+            if error is not None or offset + 1 >= ends[partition]:
+                behind.discard(partition)
+    finally:
+        consumer.close()
 
 
 class KafkaLog:

@@ -142,12 +142,13 @@ class MemoryLedger(Ledger):
             return read_reply(call, [b"DUP", *seen])
         state.ids.update((generation, call.shard, call.bucket, id_) for id_ in ids)
         for slot in groups:
-            _era, _factor, documents, packed = (next(groups) for _ in range(4))
+            _era, factor, documents, packed = (next(groups) for _ in range(4))
+            sign = -1 if str(factor).startswith("-") else 1
             for gains in struct.iter_unpack(f"<{signals}H", _bytes(packed)):
                 document = str(next(groups))
                 for bit, gain in enumerate(gains):
                     if gain:
-                        state.counts[generation, document, bit, int(slot)] += gain
+                        state.counts[generation, document, bit, int(slot)] += sign * gain
             assert len(_bytes(packed)) == int(documents) * 2 * signals
         state.offsets[key] = call.next
         if call.bucket > state.buckets.get(key, 0):
