@@ -10,7 +10,7 @@ Only sums and maxima are kept, so the content does not depend on the order in wh
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,7 @@ class Generation(BaseModel):
     """One complete set of counters: its name, its layout and how its trending list decays.
 
     Attributes:
+        lanes: lane -> settings that the lane's keys depend on; others count nothing in this generation.
         targets: while it is being built, the offset that each ledger field must reach before readers see it.
         erasures: offset in the erasures topic's partition of steps; erasures that began before it are known to this
             generation, which leaves their events out from the start.
@@ -85,6 +86,7 @@ class Generation(BaseModel):
     layout: Layout
     half_life_hours: int
     weights: dict[str, float] = {}
+    lanes: dict[str, dict[str, Any]] = {"popularity": {}}
     started_ms: int = 0
     targets: dict[str, int] = {}
     erasures: int = 0

@@ -9,20 +9,23 @@ what it believed, reloads every stored offset and seeks to the lowest.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 from clickwell.dead_letters import DeadLetters, Source
 from clickwell.errors import ClickwellError, DecodeError, LayoutError, SettingsError, TopicRecreatedError
 from clickwell.privacy import missing_key
-from clickwell.schemas.decode import Batch, Decoder, Record, Row
+from clickwell.schemas.decode import Batch, Decoder, EventDecoder, Record
+from clickwell.schemas.decode_searches import SearchDecoder
 from clickwell.schemas.erased import Erased
-from clickwell.schemas.keys import SHARDS
+from clickwell.schemas.keys import SHARDS, ledger_field
 from clickwell.schemas.marks import Keys, UnknownKeyError
+from clickwell.schemas.topics import INTERACTIONS, SEARCHES
+from clickwell.stream_processors.lane import Lane, Work
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
-from clickwell.stream_processors.popularity import PopularityLane, Work
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +45,23 @@ IDLE_BUCKETS = 24
 
 @dataclass
 class Stats:
-    """What a worker has done since it started."""
+    """What a worker has done since it started.
+
+    Attributes:
+        applied: events that all lanes have applied.
+        counted, late, duplicates: of them, by lane, see `Work`.
+        suppressed: events of erased subjects that were left out.
+        retracted: events that were taken back.
+    """
 
     applied: int = 0
-    counted: int = 0
-    late: int = 0
-    duplicates: int = 0
+    counted: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    duplicates: Counter[str] = field(default_factory=Counter)
     dead_letters: int = 0
     suppressed: int = 0
     retracted: int = 0
     rewinds: int = 0
-    lost: int = 0
 
 
 @dataclass
@@ -61,8 +70,8 @@ class Part:
 
     Attributes:
         generation: name of the counters that are written.
-        name: the partition's field in the ledger.
-        done: next offset of each shard, as far as this worker knows.
+        topic_id: id of the topic whose records are counted; empty before the first reload.
+        done: for each lane the next offset of each shard, as far as this worker knows.
         position: next offset to accept.
         epoch: counts rewinds; work begun in an earlier epoch is thrown away.
         seeking_since: when the last seek was asked for, until the first chunk after it arrives.
@@ -76,8 +85,8 @@ class Part:
     topic: str
     partition: int
     generation: str = ""
-    name: str = ""
-    done: list[int] = field(default_factory=lambda: [NOWHERE] * SHARDS)
+    topic_id: str = ""
+    done: dict[str, list[int]] = field(default_factory=dict)
     position: int = NOWHERE
     epoch: int = 0
     seeking_since: float = 0.0
@@ -94,9 +103,13 @@ class Part:
         return self.topic, self.partition
 
     @property
-    def topic_id(self) -> str:
-        """Id of the topic whose records are counted; empty before the first reload."""
-        return self.name.split("/")[1] if self.name else ""
+    def least(self) -> int:
+        """Offset below which every shard of every lane has applied every record; `NOWHERE` before the first reload."""
+        return min(map(min, self.done.values()), default=NOWHERE)
+
+    def field_of(self, lane: str) -> str:
+        """Return the partition's field in a lane's ledgers."""
+        return ledger_field(lane, self.topic_id, self.partition)
 
     @property
     def idle(self) -> bool:
@@ -107,8 +120,8 @@ class Part:
 class Standing(Protocol):
     """Where a partition stands in the generation that is to be written; see `clickwell.stream_processors.resume`."""
 
-    async def load(self, part: Part) -> list[int]:
-        """Set the part's generation, field and erasures, and return the next offset of each shard."""
+    async def load(self, part: Part) -> dict[str, list[int]]:
+        """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard."""
         ...
 
     async def first_record(self, part: Part, offset: int) -> int:
@@ -117,35 +130,46 @@ class Standing(Protocol):
 
 
 class Engine:
-    """Feeds chunks of all assigned partitions to one lane.
+    """Feeds chunks of all assigned partitions to the lanes, which stand and fall together.
+
+    A chunk is decoded once and its calls of all lanes go to Redis in one exchange. A doubt about one lane rewinds the
+    partition for all: those that stand ahead then skip what they have.
 
     Args:
+        lanes: each reads some of the topics.
+        dedup_ms: length of a dedup bucket, of the broker's time.
+        dead_letter_topics: whose bad records are dead-lettered here; others leave that to somebody else.
         seek: moves the consumer; called with {(topic, partition): offset}.
         fatal: told of an error that no retry can mend; must end the process.
     """
 
     def __init__(
         self,
-        lane: PopularityLane,
+        lanes: Sequence[Lane[Any]],
         ledger: Ledger,
         standing: Standing,
         dead_letters: DeadLetters,
         seek: Callable[[Mapping[TP, int]], Awaitable[None]],
         fatal: Callable[[ClickwellError], None],
         *,
+        dedup_ms: int,
         idle_seconds: float,
+        dead_letter_topics: Collection[str] = (INTERACTIONS.name,),
     ) -> None:
         self.parts: dict[TP, Part] = {}
         self.stats = Stats()
         self.redis_answered_at = time.monotonic()
-        self._lane = lane
+        topics = {topic for lane in lanes for topic in lane.topics}
+        self._lanes = {topic: [lane for lane in lanes if topic in lane.topics] for topic in topics}
+        self._dedup_ms = dedup_ms
         self._ledger = ledger
         self._standing = standing
         self._dead_letters = dead_letters
         self._seek = seek
         self._fatal = fatal
         self._idle_seconds = idle_seconds
-        self._decoder = Decoder()
+        self._dead_letter_topics = dead_letter_topics
+        self._decoders: dict[str, EventDecoder[Any]] = {INTERACTIONS.name: Decoder(), SEARCHES.name: SearchDecoder()}
         self._rewinds: set[asyncio.Task[None]] = set()
 
     async def assign(self, tps: Iterable[TP]) -> dict[TP, int]:
@@ -206,7 +230,7 @@ class Engine:
             elif part.idle and not part.seeking_since:
                 # Ids stay until every partition has passed them; one that nobody writes to must not hold them for ever.
                 caught_up = 0 < end_of(part.tp) <= part.position
-                bucket = self._lane.bucket(time.time_ns() // 1_000_000) - IDLE_BUCKETS if caught_up else 0
+                bucket = self._bucket(time.time_ns() // 1_000_000) - IDLE_BUCKETS if caught_up else 0
                 part.applying = asyncio.create_task(self._apply(part, part.epoch, part.position, bucket, None))
 
     def rewind_all(self, why: str) -> None:
@@ -220,32 +244,45 @@ class Engine:
         if running:
             await asyncio.wait(running)
 
+    def _bucket(self, received_ms: int) -> int:
+        return received_ms // self._dedup_ms
+
     def _runs(self, records: Sequence[Record]) -> Iterator[tuple[int, Sequence[Record]]]:
         """Cut records where the dedup bucket changes, which it rarely does."""
         times = [record.timestamp for record in records]
-        bucket = self._lane.bucket(min(times))
-        if bucket == self._lane.bucket(max(times)):
+        bucket = self._bucket(min(times))
+        if bucket == self._bucket(max(times)):
             yield bucket, records
             return
-        for bucket, run in groupby(records, lambda record: self._lane.bucket(record.timestamp)):
+        for bucket, run in groupby(records, lambda record: self._bucket(record.timestamp)):
             yield bucket, list(run)
 
-    def _decode(
-        self, part: Part, records: Sequence[Record], bad: list[tuple[Record, DecodeError]]
-    ) -> Iterator[Batch[Row]]:
-        """Decode a little at a time, without what is erased; records that are not valid events are added to `bad`."""
-        erased = part.erased
+    def _decode(self, part: Part, records: Sequence[Record]) -> Iterator[Batch[Any]]:
+        """Decode a little at a time, without what is erased."""
+        decoder, erased = self._decoders[part.topic], part.erased
         for first in range(0, len(records), DECODED_AT_ONCE):
-            batch, suppressed = erased.apply(self._decoder.decode(records[first : first + DECODED_AT_ONCE]))
+            batch, suppressed = erased.apply(decoder.decode(records[first : first + DECODED_AT_ONCE]))
             self.stats.suppressed += suppressed
-            bad += batch.bad
+            self.stats.retracted += len(batch.retractions)
             yield batch
 
     async def _feed_run(self, part: Part, epoch: int, bucket: int, records: Sequence[Record]) -> bool:
         bad: list[tuple[Record, DecodeError]] = []
-        ahead = max(part.done) > records[0].offset
-        work = self._lane.work(self._decode(part, records, bad), part.done if ahead else None)
-        if bad:
+        lanes = self._lanes[part.topic]
+        works: dict[str, Work] = {lane.name: lane.begin(part.topic) for lane in lanes}
+        ahead = {name: done for name, done in part.done.items() if max(done) > records[0].offset}
+        rows = 0
+        for batch in self._decode(part, records):
+            bad += batch.bad
+            rows += len(batch.rows)
+            for lane in lanes:
+                if batch.rows:
+                    lane.add(works[lane.name], batch, ahead.get(lane.name))
+                for offset, retraction in batch.retractions:
+                    lane.take_back(works[lane.name], offset, retraction, ahead.get(lane.name))
+        for lane in lanes:
+            lane.finish(works[lane.name])
+        if bad and part.topic in self._dead_letter_topics:
             source = Source(part.topic, part.topic_id, part.partition)
             self.stats.dead_letters += await self._dead_letters.send(source, bad)
         # Again after each wait: the timer may have begun the next call before this task went on.
@@ -256,63 +293,67 @@ class Engine:
             return False
         part.position = records[-1].offset + 1
         part.received_ms = records[-1].timestamp
-        part.applying = asyncio.create_task(self._apply(part, epoch, part.position, bucket, work))
+        part.applying = asyncio.create_task(self._apply(part, epoch, part.position, bucket, works, rows))
         # Let the call reach the socket, so that Redis works while the next chunk is decoded.
         await asyncio.sleep(0)
         return True
 
-    async def _apply(self, part: Part, epoch: int, next_offset: int, bucket: int, work: Work | None) -> None:
-        """Bring the shards of one partition to `next_offset`; on any doubt rewind."""
+    async def _apply(
+        self, part: Part, epoch: int, next_offset: int, bucket: int, works: Mapping[str, Work] | None, rows: int = 0
+    ) -> None:
+        """Bring the shards of one partition to `next_offset` in every lane; on any doubt rewind."""
         try:
-            shares = work.shards if work else {}
-            everything = work is None or time.monotonic() - part.all_at > self._idle_seconds
+            everything = works is None or time.monotonic() - part.all_at > self._idle_seconds
             todo = [
-                shard
-                for shard in (range(SHARDS) if everything else shares)
+                (lane, shard)
+                for lane in self._lanes[part.topic]
+                for shard in (range(SHARDS) if works is None or everything else works[lane.name].shards)
                 # A tick also calls shards that need not move: the comparison is what finds a lost Redis.
-                if part.done[shard] < next_offset or work is None
+                if part.done[lane.name][shard] < next_offset or works is None
             ]
             while todo:
-                calls = [
-                    Call(
-                        shard,
-                        part.done[shard],
-                        max(next_offset, part.done[shard]),
-                        bucket,
-                        self._lane.arguments(shares.get(shard)),
-                    )
-                    for shard in todo
-                ]
-                replies = await self._ledger.apply(part.generation, part.name, calls)
+                calls = [self._call(part, lane, shard, next_offset, bucket, works) for lane, shard in todo]
+                replies = await self._ledger.apply(part.generation, calls)
                 self.redis_answered_at = time.monotonic()
                 if part.epoch != epoch:
                     return
                 if any(reply.outcome is Outcome.REWIND for reply in replies):
                     self._start_rewind(part, "Redis stands elsewhere")
                     return
-                todo = []
-                for call, reply in zip(calls, replies, strict=True):
+                again = []
+                for (lane, shard), call, reply in zip(todo, calls, replies, strict=True):
                     if reply.outcome is Outcome.APPLIED:
-                        part.done[call.shard] = call.next
+                        part.done[lane.name][shard] = call.next
                     else:
-                        assert work is not None
-                        self._lane.drop(work, call.shard, reply.duplicates)
-                        todo.append(call.shard)
+                        assert works is not None
+                        lane.drop(works[lane.name], shard, reply.duplicates)
+                        again.append((lane, shard))
+                todo = again
             if everything:
                 part.all_at = time.monotonic()
-            if work:
-                self._count(part, work)
+            if works:
+                self._count(part, works, rows)
         except Exception as error:  # noqa: BLE001  # what was applied is unknown, so only a reload is safe
             if part.epoch == epoch:
                 self.fail(part.tp, error)
 
-    def _count(self, part: Part, work: Work) -> None:
+    @staticmethod
+    def _call(
+        part: Part, lane: Lane[Any], shard: int, next_offset: int, bucket: int, works: Mapping[str, Work] | None
+    ) -> Call:
+        share = works[lane.name].shards.get(shard) if works else None
+        done = part.done[lane.name][shard]
+        # A shard that a crash left ahead of the others has no share and stays where it is.
+        following = max(next_offset, done)
+        return Call(lane.function, part.field_of(lane.name), shard, done, following, bucket, lane.arguments(share))
+
+    def _count(self, part: Part, works: Mapping[str, Work], rows: int) -> None:
         part.progress_at = time.monotonic()
-        self.stats.applied += work.rows
-        self.stats.counted += work.counted
-        self.stats.late += work.late
-        self.stats.retracted += work.retracted
-        self.stats.duplicates += work.duplicates
+        self.stats.applied += rows
+        for name, work in works.items():
+            self.stats.counted[name] += work.counted
+            self.stats.late[name] += work.late
+            self.stats.duplicates[name] += work.duplicates
 
     def _miss(self, part: Part, first: int) -> None:
         """Deal with a chunk that begins beyond the position: records before it are missing."""
@@ -344,7 +385,8 @@ class Engine:
         while part.epoch == epoch and self.parts.get(part.tp) is part:
             try:
                 done = await self._standing.load(part)
-                position = await self._standing.first_record(part, min(done)) if probe else min(done)
+                least = min(map(min, done.values()))
+                position = await self._standing.first_record(part, least) if probe else least
                 self.redis_answered_at = time.monotonic()
                 # Another rewind, or another owner of the partition, began meanwhile: theirs counts.
                 if part.epoch != epoch or self.parts.get(part.tp) is not part:

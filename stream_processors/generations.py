@@ -7,7 +7,8 @@ While a generation is being built the one before it stands still.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -16,15 +17,19 @@ from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import ACTIVE, BUILDING, DISCARD, SHARDS, ledger_key
 from clickwell.schemas.rings import Generation, Layout
 from clickwell.settings import PopularitySettings
+from clickwell.stream_processors.lane import Lane
 
 log = logging.getLogger(__name__)
 
 
-def new_generation(settings: PopularitySettings, targets: Mapping[str, int], erasures: int) -> Generation:
+def new_generation(
+    settings: PopularitySettings, lanes: Mapping[str, Mapping[str, Any]], targets: Mapping[str, int], erasures: int = 0
+) -> Generation:
     """Return a generation that begins now and is complete when every ledger field has reached its target offset.
 
     Args:
-        settings: what to count.
+        settings: what shapes it.
+        lanes: name -> shape.
         targets: ledger field -> offset.
         erasures: end of the erasures topic's steps, all of which are known to those who will count.
     """
@@ -35,6 +40,7 @@ def new_generation(settings: PopularitySettings, targets: Mapping[str, int], era
         layout=Layout.of(settings),
         half_life_hours=settings.trending_half_life_hours,
         weights=settings.trending_weights,
+        lanes={name: dict(shape) for name, shape in lanes.items()},
         started_ms=now_ms,
         targets=dict(targets),
         erasures=erasures,
@@ -51,15 +57,27 @@ def history_start_ms(generation: Generation, dedup_ms: int) -> int:
 
 
 class Generations:
-    """Reads and moves the pointers."""
+    """Reads and moves the pointers.
 
-    def __init__(self, client: "Redis", settings: PopularitySettings, failpoints: Failpoints) -> None:
+    Args:
+        client: of the counters' server.
+        settings: what a new generation is shaped by.
+        lanes: those of this process.
+        failpoints: for fault tests.
+    """
+
+    def __init__(
+        self, client: "Redis", settings: PopularitySettings, lanes: Sequence[Lane[Any]], failpoints: Failpoints
+    ) -> None:
         self._client = client
         self._settings = settings
+        self._shapes = {lane.name: dict(lane.shape) for lane in lanes}
         self._failpoints = failpoints
 
     async def target(self) -> tuple[Generation | None, bool]:
-        """Return the generation that workers write, and whether it is still being built; None when there is none.
+        """Return the generation that workers write, and whether it is still being built.
+
+        None when there is none, or none that has every lane of this process: then one has to be begun.
 
         Raises:
             LayoutError: its counters have another shape than the settings ask for.
@@ -69,20 +87,32 @@ class Generations:
         if pointer is None:
             return None, False
         generation = Generation.model_validate_json(pointer)
-        there = generation.layout, generation.half_life_hours
-        here = Layout.of(self._settings), self._settings.trending_half_life_hours
-        if there != here:
-            raise LayoutError(
-                "the counters in Redis were built with other popularity settings than this worker's",
-                why=f"there: {there[0]}, half-life {there[1]} h; here: {here[0]}, half-life {here[1]} h",
-                fix="set the old values again, or run `clickwell rebuild` with the new ones and restart all workers",
-            )
+        if self._shapes.keys() - generation.lanes.keys():
+            return None, False
+        self._check("popularity", *map(_popularity, (generation, new_generation(self._settings, {}, {}))))
+        for lane, shape in self._shapes.items():
+            self._check(lane, generation.lanes[lane], shape)
         return generation, bool(building)
 
+    @staticmethod
+    def _check(lane: str, there: object, here: object) -> None:
+        if there != here:
+            raise LayoutError(
+                f"the counters in Redis were built with other {lane} settings than this worker's",
+                why=f"there: {there}; here: {here}",
+                fix="set the old values again, or run `clickwell rebuild` with the new ones and restart all workers",
+            )
+
     async def begin(self, targets: Mapping[str, int], erasures: int) -> Generation:
-        """Begin a new generation, or join the one that another worker has begun meanwhile."""
-        fresh = new_generation(self._settings, targets, erasures)
-        if await self._client.set(BUILDING, fresh.model_dump_json(), nx=True):
+        """Begin a new generation, or join the one that another worker has begun meanwhile.
+
+        One that is being built without a lane of this process is given up for the new one.
+        """
+        active = await self._client.get(ACTIVE)
+        # Lanes that other workers run stay listed, or workers with different lanes would replace each other's for ever.
+        others = Generation.model_validate_json(active).lanes if active else {}
+        fresh = new_generation(self._settings, {**others, **self._shapes}, targets, erasures)
+        if await self._client.fcall("clickwell1_begin", 2, BUILDING, DISCARD, fresh.model_dump_json(), *self._shapes):
             log.warning("building generation %s of the counters from the log", fresh.name)
         generation, _ = await self.target()
         return generation or fresh
@@ -132,6 +162,10 @@ class Generations:
         gone = int(await self._client.unlink(*keys)) if keys else 0
         keys.clear()
         return gone
+
+
+def _popularity(generation: Generation) -> str:
+    return f"{generation.layout}, half-life {generation.half_life_hours} h"
 
 
 def _base36(number: int) -> str:

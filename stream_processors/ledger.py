@@ -14,11 +14,12 @@ from redis.exceptions import ResponseError
 
 from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import SHARDS, ledger_key, shard_prefix
-from clickwell.stream_processors.popularity import Arg
+from clickwell.stream_processors.lane import Arg
 
 log = logging.getLogger(__name__)
 
-LIBRARY = files("clickwell.stream_processors").joinpath("functions.lua")
+# What the lanes share comes first.
+LIBRARY = ("functions.lua", "popularity.lua")
 
 
 class Outcome(Enum):
@@ -34,14 +35,18 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Call:
-    """One shard's share of a chunk.
+    """One lane's share of a chunk in one shard.
 
     Attributes:
+        function: the lane's function in Redis.
+        field: of the lane and the partition in the shard's ledger.
         expected: offset that Redis must hold for the call to have an effect.
         next: offset stored with the effects.
         bucket: dedup bucket of the records; 0 when only the offset moves.
     """
 
+    function: str
+    field: str
     shard: int
     expected: int
     next: int
@@ -58,7 +63,7 @@ class Reply:
 
 
 class Ledger:
-    """Loads and moves the offsets of one lane; all calls of a shard are atomic and exclude each other.
+    """Loads and moves the offsets of all lanes; all calls of a shard are atomic and exclude each other.
 
     A call that lost its reply may be sent again or forgotten: the comparison with the expected offset admits each
     range of records once, whoever sends it and however often.
@@ -69,15 +74,16 @@ class Ledger:
         timeout: seconds for one exchange with Redis, however many commands it has.
     """
 
-    def __init__(self, client: "Redis", lane: str, failpoints: Failpoints, *, timeout: float = 5.0) -> None:
+    def __init__(self, client: "Redis", failpoints: Failpoints, *, timeout: float = 5.0) -> None:
         self._client = client
-        self._lane = lane
         self._failpoints = failpoints
         self._timeout = timeout
 
     async def install(self) -> None:
         """Load the function library; safe to repeat and to do from many workers at once."""
-        await self._client.function_load(LIBRARY.read_text(), replace=True)
+        folder = files("clickwell.stream_processors")
+        code = "\n".join(folder.joinpath(name).read_text() for name in LIBRARY)
+        await self._client.function_load(code, replace=True)
 
     async def load(self, generation: str, field: str) -> list[int | None]:
         """Return the next offset of each shard; None where the shard's ledger does not know the field."""
@@ -97,7 +103,7 @@ class Ledger:
         async with asyncio.timeout(self._timeout):
             await pipe.execute()
 
-    async def apply(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
+    async def apply(self, generation: str, calls: Sequence[Call]) -> list[Reply]:
         """Send all calls in one pipeline and return a reply for each, in order.
 
         Raises:
@@ -105,9 +111,9 @@ class Ledger:
         """
         await self._failpoints.reach("before_apply")
         if self._failpoints.armed("between_shards"):
-            await self._send(generation, field, calls[: len(calls) // 2])
+            await self._send(generation, calls[: len(calls) // 2])
         await self._failpoints.reach("between_shards")
-        replies = await self._send(generation, field, calls)
+        replies = await self._send(generation, calls)
         await self._failpoints.reach("after_apply")
         return replies
 
@@ -132,17 +138,16 @@ class Ledger:
             await pool.release(connection)
         return results
 
-    async def _send(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
+    async def _send(self, generation: str, calls: Sequence[Call]) -> list[Reply]:
         packed = b"".join(
             hiredis.pack_command(
                 (  # type: ignore[arg-type]  # hiredis' stub knows only tuples of one element
                     "FCALL",
-                    "clickwell1_apply",
+                    call.function,
                     2,
                     ledger_key(call.shard, generation),
                     shard_prefix(call.shard, generation),
-                    self._lane,
-                    field,
+                    call.field,
                     call.expected,
                     call.next,
                     call.bucket,
@@ -173,5 +178,5 @@ def read_reply(call: Call, result: Any) -> Reply:
     # already filtered and queued would be counted twice.
     if kind == b"AT" and int(result[1]) == call.next and call.next != call.expected:
         return Reply(Outcome.APPLIED)
-    log.info("shard %d: expected %d, Redis has %s", call.shard, call.expected, result)
+    log.info("%s, shard %d: expected %d, Redis has %s", call.field, call.shard, call.expected, result)
     return Reply(Outcome.REWIND)

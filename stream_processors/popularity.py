@@ -1,7 +1,8 @@
 """The popularity lane: one batch of interactions to what each shard's counters must gain. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import xxhash
 
@@ -11,11 +12,9 @@ from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS, signals_of
 from clickwell.schemas.keys import SHARDS, HashMap
 from clickwell.schemas.rings import ERA_HALF_LIVES, Layout
+from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import PopularitySettings
-
-LANE = "popularity"
-
-Arg = str | bytes | int | float
+from clickwell.stream_processors.lane import Arg
 
 
 @dataclass
@@ -42,34 +41,33 @@ class Work:
 
     Attributes:
         shards: work of the shards that are touched.
-        rows: events that were looked at.
         late: events older than the window at the time of receipt: for the lake only.
         duplicates: events whose id was seen before.
         counted: events that change a counter.
-        retracted: events that are taken back.
     """
 
     shards: dict[int, ShardWork] = field(default_factory=dict)
-    rows: int = 0
     late: int = 0
     duplicates: int = 0
     counted: int = 0
-    retracted: int = 0
 
 
 class PopularityLane:
-    """Turns batches into arguments of the `clickwell1_apply` function.
+    """Turns batches into arguments of the `clickwell1_popularity` function.
 
     Which rows count is a function of the log alone: slots come from event times, lateness from the broker's times,
     and of two rows with one interaction_id within the dedup window the first in the log counts.
     """
 
-    name = LANE
+    name = "popularity"
+    function = "clickwell1_popularity"
+    topics: tuple[str, ...] = (INTERACTIONS.name,)
+    # Readers need the layout, so it stands in the generation itself.
+    shape: Mapping[str, Any] = {}
 
     def __init__(self, settings: PopularitySettings) -> None:
         self._settings = settings
         self.layout = Layout.of(settings)
-        self.dedup_ms = settings.dedup_hours * MS_PER_HOUR
         self._era_hours = ERA_HALF_LIVES * settings.trending_half_life_hours
         self._packed_bytes = 2 * len(settings.signals)
         self._hashes = HashMap()
@@ -83,30 +81,18 @@ class PopularityLane:
             *map(repr, weights),
         ]
 
-    def bucket(self, received_ms: int) -> int:
-        """Return the dedup bucket of a broker's time."""
-        return received_ms // self.dedup_ms
+    def begin(self, topic: str) -> Work:  # noqa: ARG002  # it reads one topic only
+        """Return work without records."""
+        return Work()
 
-    def work(self, batches: Iterable[Batch[Row]], done: Sequence[int] | None = None) -> Work:
-        """Group the rows of batches by shard; a batch is not needed any more when the next one is asked for.
-
-        Args:
-            batches: consecutive rows of one partition whose records fall into one dedup bucket.
-            done: next offset of each shard; rows below it are skipped. None when no shard is ahead.
-        """
-        work = Work()
-        for batch in batches:
-            work.rows += len(batch.rows)
-            if batch.rows:
-                self._add(work, batch, done)
-            for offset, retraction in batch.retractions:
-                self._take_back(work, offset, retraction, done)
+    def finish(self, work: Work) -> None:
+        """Of events with one id keep the first."""
         for shard, share in work.shards.items():
             if len(set(share.ids)) < len(share.ids):
                 self.drop(work, shard, _repeats(share.ids))
-        return work
 
-    def _add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
+    def add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
+        """Group rows by shard."""
         hashes = self._hashes.of({row.feature_id for row in batch.rows})
         shares, digest = work.shards, xxhash.xxh3_64_digest
         # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.
@@ -134,7 +120,7 @@ class PopularityLane:
             counts[document] = counts.get(document, 0) + packed
             work.counted += 1
 
-    def _take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
+    def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
         """Subtract what an event counted; one that was late, or has no counter, counted nothing."""
         document = retraction.feature_id
         shard = self._hashes.of([document])[document] % SHARDS
@@ -142,10 +128,10 @@ class PopularityLane:
         late = retraction.timestamp < self._oldest_ms(retraction.received_ms)
         if not packed or late or (done is not None and offset < done[shard]):
             return
-        share = work.shards.setdefault(shard, ShardWork())
-        counts = share.retracted.setdefault(retraction.timestamp // MS_PER_HOUR, {})
+        counts = work.shards.setdefault(shard, ShardWork()).retracted.setdefault(
+            retraction.timestamp // MS_PER_HOUR, {}
+        )
         counts[document] = counts.get(document, 0) + packed
-        work.retracted += 1
 
     def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
         """Take the events behind the ids at these indices out of a shard's share: they were counted before."""
@@ -167,8 +153,8 @@ class PopularityLane:
     def arguments(self, share: ShardWork | None) -> list[Arg]:
         """Return the function's arguments after the offsets and the bucket; None changes the offsets only."""
         if share is None:
-            return [*self._shape, b""]
-        args: list[Arg] = [*self._shape, b"".join(share.ids)]
+            return [b"", *self._shape]
+        args: list[Arg] = [b"".join(share.ids), *self._shape]
         size = self._packed_bytes
         # A negative factor makes the function subtract; what a chunk adds and takes back is added first.
         groups = [(1, *group) for group in share.counts.items()] + [(-1, *group) for group in share.retracted.items()]

@@ -13,11 +13,10 @@ from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import ACTIVE, SHARDS, WORKERS, ledger_key
 from clickwell.schemas.rings import Generation
-from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import Settings
 from clickwell.stream_processors.generations import Generations
+from clickwell.stream_processors.lanes import lanes_of
 from clickwell.stream_processors.ledger import Ledger
-from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.stream_processors.resume import Resume
 from clickwell.stream_processors.worker import check_redis, connect
 
@@ -38,11 +37,13 @@ class Rebuild:
         timeout = settings.redis.timeout
         self._client = connect(settings.redis, timeout=timeout)
         failpoints = Failpoints()
-        lane = PopularityLane(settings.popularity)
-        ledger = Ledger(connect(settings.redis, timeout=None), lane.name, failpoints, timeout=timeout)
-        self._generations = Generations(self._client, settings.popularity, failpoints)
-        kafka = KafkaLog(settings.kafka)
-        self._resume = Resume(self._client, ledger, self._generations, kafka, lane, ErasureLog(settings, kafka))
+        lanes = lanes_of(settings)
+        ledger = Ledger(connect(settings.redis, timeout=None), failpoints, timeout=timeout)
+        generations = Generations(self._client, settings.popularity, lanes, failpoints)
+        kafka, dedup_ms = KafkaLog(settings.kafka), settings.popularity.dedup_ms
+        self._resume = Resume(
+            self._client, ledger, generations, kafka, lanes, ErasureLog(settings, kafka), dedup_ms=dedup_ms
+        )
 
     async def begin(self) -> Generation:
         """Begin a generation whose targets are the present ends of the log.
@@ -51,7 +52,7 @@ class Rebuild:
             ClickwellError: Kafka or Redis is away or unfit.
         """
         await check_redis(self._client, self._settings.redis)
-        return await self._resume.begin(INTERACTIONS.name)
+        return await self._resume.begin()
 
     async def wait(self, generation: Generation, seconds: float, progress: Callable[[int], None]) -> None:
         """Return when readers see the generation; `progress` hears of newly applied records meanwhile.

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -15,8 +17,8 @@ from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_k
 from clickwell.schemas.rings import Generation
 from clickwell.stream_processors.engine import Part
 from clickwell.stream_processors.generations import Generations, history_start_ms
+from clickwell.stream_processors.lane import Lane
 from clickwell.stream_processors.ledger import Call, Ledger
-from clickwell.stream_processors.popularity import PopularityLane
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +32,22 @@ class Resume:
         ledger: Ledger,
         generations: Generations,
         kafka: KafkaLog,
-        lane: PopularityLane,
+        lanes: Sequence[Lane[Any]],
         erasures: ErasureLog,
+        *,
+        dedup_ms: int,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._generations = generations
         self._kafka = kafka
-        self._lane = lane
+        self._lanes = lanes
         self._erasures = erasures
+        self._dedup_ms = dedup_ms
         self.lost = 0
 
-    async def load(self, part: Part) -> list[int]:
-        """Set the part's generation, field and erasures, and return the next offset of each shard.
+    async def load(self, part: Part) -> dict[str, list[int]]:
+        """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard.
 
         Shards that know nothing of the partition begin at the start of the history that the window needs.
 
@@ -52,85 +57,105 @@ class Resume:
         """
         generation, _ = await self._generations.target()
         if generation is None:
-            generation = await self.begin(part.topic)
-        topic_id, _ = await asyncio.to_thread(self._kafka.describe, part.topic)
+            generation = await self.begin()
+        part.topic_id, _ = await asyncio.to_thread(self._kafka.describe, part.topic)
         part.generation = generation.name
-        part.name = ledger_field(self._lane.name, topic_id, part.partition)
-        stored = await self._ledger.load(generation.name, part.name)
-        missing = [shard for shard, offset in enumerate(stored) if offset is None]
-        if missing:
-            await self._refuse_recreated(generation, part, topic_id)
-            await self._forget_other_topics(topic_id)
-            start_ms = history_start_ms(generation, self._lane.dedup_ms)
-            start = await asyncio.to_thread(self._kafka.at, part.topic, part.partition, start_ms)
-            log.info("%s-%d: %d shards begin at offset %d", part.topic, part.partition, len(missing), start)
-            await self._ledger.open(generation.name, part.name, missing, start)
-            stored = await self._ledger.load(generation.name, part.name)
-        done = [offset for offset in stored if offset is not None]
-        if len(done) < SHARDS:
-            raise ConnectionError("Redis lost shards that were just opened")
+        lanes = [lane for lane in self._lanes if part.topic in lane.topics]
+        done = {lane.name: await self._stored(generation, part, lane) for lane in lanes}
         earliest = await asyncio.to_thread(self._kafka.earliest, part.topic, part.partition)
         # Asked for after the offsets were read: what is stored was once in the log, so its end cannot lie before it.
         ends = await asyncio.to_thread(self._kafka.latest, part.topic, [part.partition])
-        if max(done) > ends[part.partition]:
+        furthest = max(map(max, done.values()))
+        if furthest > ends[part.partition]:
             raise KafkaError(
                 f"the log of {part.topic}-{part.partition} ends at {ends[part.partition]}, "
-                f"but {max(done)} records of it are counted",
+                f"but {furthest} records of it are counted",
                 why="a broker lost acknowledged records, or is still recovering them",
                 fix="if they are gone for good, run `clickwell rebuild`",
             )
-        if min(done) < earliest:
-            done = await self._declare_loss(part, done, earliest)
-        part.erased = await asyncio.to_thread(self._erased, generation, part, topic_id, min(done))
+        least = min(map(min, done.values()))
+        if least < earliest:
+            done = {lane.name: await self._declare_loss(part, lane, done[lane.name], earliest) for lane in lanes}
+            self.lost += earliest - least
+        part.erased = await asyncio.to_thread(self._erased, generation, part, max(least, earliest))
+        return done
+
+    def _erased(self, generation: Generation, part: Part, position: int) -> Erased:
+        return self._erasures.erased(
+            part.topic, part.topic_id, part.partition, position, lambda batch: batch.place < generation.erasures
+        )
+
+    async def _stored(self, generation: Generation, part: Part, lane: Lane[Any]) -> list[int]:
+        """Return the next offset of each shard of one lane; those that are not known yet are opened."""
+        field = part.field_of(lane.name)
+        stored = await self._ledger.load(generation.name, field)
+        missing = [shard for shard, offset in enumerate(stored) if offset is None]
+        if missing:
+            await self._forget_other_topics(generation, lane)
+            start_ms = history_start_ms(generation, self._dedup_ms)
+            start = await asyncio.to_thread(self._kafka.at, part.topic, part.partition, start_ms)
+            log.info("%s: %d shards begin at offset %d", field, len(missing), start)
+            await self._ledger.open(generation.name, field, missing, start)
+            stored = await self._ledger.load(generation.name, field)
+        done = [offset for offset in stored if offset is not None]
+        if len(done) < SHARDS:
+            raise ConnectionError("Redis lost shards that were just opened")
         return done
 
     async def first_record(self, part: Part, offset: int) -> int:
         """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
         return await asyncio.to_thread(self._kafka.first_record, part.topic, part.partition, offset)
 
-    async def begin(self, topic: str) -> Generation:
-        """Begin a generation that is complete at the log's present end, or join the one that is being built."""
+    async def begin(self) -> Generation:
+        """Begin a generation that is complete when it has reached the present ends of the log, or join another's."""
+        # A server that has no generation may have lost its functions too.
+        await self._ledger.install()
         erasures = await asyncio.to_thread(self._erasures.steps_end)
-        return await self._generations.begin(await self.targets(topic), erasures)
+        return await self._generations.begin(await self._targets(), erasures)
 
-    def _erased(self, generation: Generation, part: Part, topic_id: str, position: int) -> Erased:
-        return self._erasures.erased(
-            part.topic, topic_id, part.partition, position, lambda batch: batch.place < generation.erasures
-        )
-
-    async def targets(self, topic: str) -> dict[str, int]:
+    async def _targets(self) -> dict[str, int]:
         """Return the present end of the log for each ledger field: what a new generation must reach."""
-        topic_id, partitions = await asyncio.to_thread(self._kafka.describe, topic)
-        ends = await asyncio.to_thread(self._kafka.latest, topic, range(partitions))
-        return {ledger_field(self._lane.name, topic_id, partition): end for partition, end in ends.items()}
+        targets: dict[str, int] = {}
+        for topic in sorted({topic for lane in self._lanes for topic in lane.topics}):
+            topic_id, partitions = await asyncio.to_thread(self._kafka.describe, topic)
+            ends = await asyncio.to_thread(self._kafka.latest, topic, range(partitions))
+            for lane in self._lanes:
+                if topic in lane.topics:
+                    targets |= {ledger_field(lane.name, topic_id, partition): end for partition, end in ends.items()}
+        return targets
 
-    async def _refuse_recreated(self, generation: Generation, part: Part, topic_id: str) -> None:
-        """Another topic id in the ledger means that the topic was deleted and created again under its name."""
-        prefix = f"{self._lane.name}/"
-        raw = await self._client.hkeys(ledger_key(0, generation.name))
-        fields = [name.decode() if isinstance(name, bytes) else name for name in raw]
-        others = {name.split("/")[1] for name in fields if name.startswith(prefix)} - {topic_id}
+    async def _forget_other_topics(self, generation: Generation, lane: Lane[Any]) -> None:
+        """Refuse counters of a topic that was deleted and created again; drop the freshness of topics that are gone.
+
+        With the latter, readers would take the counters for stale for ever.
+        """
+        topics = {(await asyncio.to_thread(self._kafka.describe, topic))[0]: topic for topic in lane.topics}
+        others = {field.split("/")[1] for field in await self._fields(ledger_key(0, generation.name), lane)} - {*topics}
         if others:
+            present = ", ".join(f"{topic} is {topic_id}" for topic_id, topic in topics.items())
             raise TopicRecreatedError(
-                f"topic {part.topic} was deleted and created again: its id is {topic_id}, "
-                f"the counters were built from {', '.join(sorted(others))}",
+                f"a topic was deleted and created again: now {present}, "
+                f"the {lane.name} counters were built from {', '.join(sorted(others))}",
                 why="offsets of the old topic mean nothing in the new one, so going on would count wrongly",
                 fix="run `clickwell rebuild` to count again from the new topic",
             )
+        for stamp in await self._fields(FRESH, lane):
+            if stamp.split("/")[1] not in topics:
+                await self._client.hdel(FRESH, stamp)
 
-    async def _forget_other_topics(self, topic_id: str) -> None:
-        """Drop the freshness of topics that are gone, or readers would take the counters for stale for ever."""
-        stamps = await self._client.hkeys(FRESH)
-        for raw in stamps:
-            name = raw.decode() if isinstance(raw, bytes) else raw
-            lane, other, _ = name.split("/")
-            if lane == self._lane.name and other != topic_id:
-                await self._client.hdel(FRESH, name)
+    async def _fields(self, key: str, lane: Lane[Any]) -> list[str]:
+        """Return the fields of a lane in a hash whose fields begin with lanes."""
+        raw = await self._client.hkeys(key)
+        names = [name.decode() if isinstance(name, bytes) else name for name in raw]
+        return [name for name in names if name.startswith(f"{lane.name}/")]
 
-    async def _declare_loss(self, part: Part, done: list[int], earliest: int) -> list[int]:
-        """Move shards that stand before the log's start up to it, and record the range that is lost."""
+    async def _declare_loss(self, part: Part, lane: Lane[Any], done: list[int], earliest: int) -> list[int]:
+        """Move a lane's shards that stand before the log's start up to it, and record the range that is lost."""
         behind = [shard for shard, offset in enumerate(done) if offset < earliest]
+        if not behind:
+            return done
         loss = {
+            "lane": lane.name,
             "topic": part.topic,
             "partition": part.partition,
             "from": min(done),
@@ -140,14 +165,14 @@ class Resume:
         }
         # First the record, then the step over the gap: a range may stand there twice, but none goes unsaid.
         await self._client.rpush(LOSSES, json.dumps(loss))
-        nothing = self._lane.arguments(None)
-        calls = [Call(shard, done[shard], earliest, 0, nothing) for shard in behind]
-        await self._ledger.apply(part.generation, part.name, calls)
-        self.lost += earliest - min(done)
+        field, nothing = part.field_of(lane.name), lane.arguments(None)
+        calls = [Call(lane.function, field, shard, done[shard], earliest, 0, nothing) for shard in behind]
+        await self._ledger.apply(part.generation, calls)
         log.error(
-            "%s-%d: retention removed offsets %d to %d before they were counted",
+            "%s-%d, %s: retention removed offsets %d to %d before they were counted",
             part.topic,
             part.partition,
+            lane.name,
             min(done),
             earliest - 1,
         )

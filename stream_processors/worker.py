@@ -1,4 +1,4 @@
-"""A worker process: Faust with one agent for each lane, the engine behind it, and what keeps both honest."""
+"""A worker process: Faust with one agent for each topic, the engine behind it, and what keeps both honest."""
 
 import asyncio
 import gc
@@ -22,13 +22,12 @@ from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import FRESH, WORKERS
-from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
 from clickwell.stream_processors.engine import NOWHERE, Engine, Part
 from clickwell.stream_processors.generations import Generations
+from clickwell.stream_processors.lanes import lanes_of
 from clickwell.stream_processors.ledger import Ledger
-from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.stream_processors.resume import Resume
 from clickwell.stream_processors.watchdog import Pulse, Watchdog, exit_after
 
@@ -41,8 +40,8 @@ STARTING_SECONDS = 0.1
 class Worker:
     """Wires one process; `run` lives until a signal or a fatal error.
 
-    Guarantees: every record of the interactions topic is applied exactly once to the counters, whatever happens to
-    workers, broker and Redis, as long as the log still holds it.
+    Guarantees: every record of the lanes' topics is applied exactly once to the counters, whatever happens to workers,
+    broker and Redis, as long as the log still holds it.
     """
 
     def __init__(self, settings: Settings, report: Callable[[ClickwellError], None]) -> None:
@@ -53,23 +52,29 @@ class Worker:
         self._reported = False
         self._client = connect(settings.redis, timeout=settings.redis.timeout)
         failpoints = Failpoints(settings.worker.failpoint)
-        lane = PopularityLane(settings.popularity)
-        timeout = settings.redis.timeout
-        self.ledger = Ledger(connect(settings.redis, timeout=None), lane.name, failpoints, timeout=timeout)
-        self.generations = Generations(self._client, settings.popularity, failpoints)
+        lanes = lanes_of(settings)
+        self._topics = sorted({topic for lane in lanes for topic in lane.topics})
+        dedup_ms, timeout = settings.popularity.dedup_ms, settings.redis.timeout
+        self.ledger = Ledger(connect(settings.redis, timeout=None), failpoints, timeout=timeout)
+        self.generations = Generations(self._client, settings.popularity, lanes, failpoints)
         self.kafka = KafkaLog(settings.kafka)
         self._dead_letters = DeadLetters(settings.kafka, self.kafka, failpoints)
         erasures = ErasureLog(settings, self.kafka)
-        self.resume = Resume(self._client, self.ledger, self.generations, self.kafka, lane, erasures)
+        self.resume = Resume(
+            self._client, self.ledger, self.generations, self.kafka, lanes, erasures, dedup_ms=dedup_ms
+        )
         self.app: ChunkApp = build_app(settings)
         self.engine = Engine(
-            lane,
+            lanes,
             self.ledger,
             self.resume,
             self._dead_letters,
             self.app.seek,
             self._fatal,
+            dedup_ms=dedup_ms,
             idle_seconds=settings.worker.idle_seconds,
+            # A letter has one writer: what the sink dead-letters is left to it.
+            dead_letter_topics={*self._topics} - {*settings.sink.dead_letter_topics},
         )
         self._failpoints = failpoints
         # The agent never raises; what Faust calls its crash, with a traceback, is the cancellation of every rebalance.
@@ -84,7 +89,8 @@ class Worker:
         """
         await check_redis(self._client, self.settings.redis)
         await self.ledger.install()
-        await asyncio.to_thread(self.kafka.describe, INTERACTIONS.name)
+        for topic in self._topics:
+            await asyncio.to_thread(self.kafka.describe, topic)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -95,7 +101,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         await self.app.start()
-        running = [asyncio.create_task(self._tick_for_ever()), asyncio.create_task(self._watch_topic())]
+        running = [asyncio.create_task(self._tick_for_ever()), asyncio.create_task(self._watch_topics())]
         await self.app.wait_until_stopped()
         watchdog.stop()
         for task in running:
@@ -112,12 +118,12 @@ class Worker:
     def _attach(self) -> None:
         self.app.assign = self._assign
         self.app.applied_offset = self._applied_offset
-        topic = self.app.topic(INTERACTIONS.name, schema=PassThrough())
+        for name in self._topics:
+            self.app.agent(self.app.topic(name, schema=PassThrough()), name=name)(self._take_all)
 
-        @self.app.agent(topic, name="popularity")  # type: ignore[untyped-decorator]
-        async def popularity(stream: Any) -> None:
-            async for chunk in stream:
-                await self._take(chunk)
+    async def _take_all(self, stream: Any) -> None:
+        async for chunk in stream:
+            await self._take(chunk)
 
     async def _take(self, chunk: Chunk) -> None:
         tp = (chunk.topic, chunk.partition)
@@ -133,7 +139,7 @@ class Worker:
 
     def _applied_offset(self, tp: tuple[str, int]) -> int | None:
         part = self.engine.parts.get(tp)
-        return None if part is None or min(part.done) == NOWHERE else min(part.done)
+        return None if part is None or part.least == NOWHERE else part.least
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -149,7 +155,7 @@ class Worker:
                 # Without ticks nothing would look for a lost Redis or a missing chunk any more.
                 log.exception("the timer goes on")
 
-    async def _watch_topic(self) -> None:
+    async def _watch_topics(self) -> None:
         """Notice a topic that was deleted and created again while the consumer did not look.
 
         It would take the new records for old ones, whose offsets they have, and drop them without a word.
@@ -157,9 +163,9 @@ class Worker:
         while True:
             await asyncio.sleep(self.settings.worker.metadata_max_age)
             with suppress(KafkaError):
-                topic_id, _ = await asyncio.to_thread(self.kafka.describe, INTERACTIONS.name)
-                if any(part.topic_id not in {topic_id, ""} for part in self.engine.parts.values()):
-                    self.engine.rewind_all("the topic has another id")
+                ids = {name: (await asyncio.to_thread(self.kafka.describe, name))[0] for name in self._topics}
+                if any(part.topic_id not in {ids[part.topic], ""} for part in self.engine.parts.values()):
+                    self.engine.rewind_all("a topic has another id")
 
     async def _follow_generation(self) -> bool:
         """Switch to a generation that somebody began, complete the one being built; say whether one still is."""
@@ -189,7 +195,7 @@ class Worker:
             "pid": os.getpid(),
             "at_ms": now_ms,
             "generation": parts[0].generation if parts else "",
-            "lag": {part.name: self._lag(part) for part in parts},
+            "lag": {part.field_of(lane): self._lag(part, done) for part in parts for lane, done in part.done.items()},
             **asdict(self.engine.stats),
             "lost": self.resume.lost,
         }
@@ -197,12 +203,13 @@ class Worker:
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(WORKERS, self.id, json.dumps(report))
         for part in parts if fresh else ():
-            if stamp := part.received_ms if self._lag(part) else now_ms:
-                pipe.hset(FRESH, part.name, str(stamp))
+            for lane, done in part.done.items():
+                if stamp := part.received_ms if self._lag(part, done) else now_ms:
+                    pipe.hset(FRESH, part.field_of(lane), str(stamp))
         await pipe.execute()
 
-    def _lag(self, part: Part) -> int:
-        return max(0, self.app.end_of(part.tp) - min(part.done))
+    def _lag(self, part: Part, done: list[int]) -> int:
+        return max(0, self.app.end_of(part.tp) - min(done))
 
     def _pulse(self) -> Pulse:
         parts = list(self.engine.parts.values())

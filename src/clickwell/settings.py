@@ -87,6 +87,11 @@ class PopularitySettings(_Group):
         """Length of one slot in milliseconds."""
         return self.slot_hours * MS_PER_HOUR
 
+    @property
+    def dedup_ms(self) -> int:
+        """The dedup window in milliseconds."""
+        return self.dedup_hours * MS_PER_HOUR
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not 1 <= len(self.signals) <= 8 or len(set(self.signals)) != len(self.signals):
@@ -99,8 +104,10 @@ class PopularitySettings(_Group):
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
+    lanes: tuple[Literal["popularity"], ...] = ("popularity",)
+    """What is counted. A lane that the counters in Redis lack is counted from the log when a worker with it starts."""
     chunk_records: int = Field(default=10_000, ge=1, le=20_000)
-    """Records handed to a lane at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
+    """Records handed to the lanes at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
     fetch_bytes: int = Field(default=2 << 20, ge=1 << 12, le=1 << 26)
     """Bytes asked of the broker for one partition at once."""
     session_timeout: float = Field(default=30.0, ge=6, le=300)

@@ -12,8 +12,9 @@ from typing import Any
 
 from clickwell.failpoints import Failpoints
 from clickwell.schemas.keys import SHARDS
+from clickwell.stream_processors.lane import Arg
 from clickwell.stream_processors.ledger import Call, Ledger, Reply, read_reply
-from clickwell.stream_processors.popularity import Arg
+from clickwell.stream_processors.popularity import PopularityLane
 
 
 @dataclass
@@ -85,14 +86,14 @@ class LedgerState:
     Attributes:
         offsets: (generation, shard, field) -> next offset.
         buckets: (generation, shard, field) -> newest dedup bucket.
-        counts: (generation, document, bit of the signal, slot) -> count.
-        ids: (generation, shard, dedup bucket, hash of an id).
+        counts: (generation, lane, document, bit of the signal, slot) -> count.
+        ids: (generation, shard, lane, dedup bucket, hash of an id).
     """
 
     offsets: dict[tuple[str, int, str], int] = field(default_factory=dict)
     buckets: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    counts: Counter[tuple[str, str, int, int]] = field(default_factory=Counter)
-    ids: set[tuple[str, int, int, bytes]] = field(default_factory=set)
+    counts: Counter[tuple[str, str, str, int, int]] = field(default_factory=Counter)
+    ids: set[tuple[str, int, str, int, bytes]] = field(default_factory=set)
 
     def copy(self) -> "LedgerState":
         """Return a snapshot, as a server's disk holds one."""
@@ -102,12 +103,12 @@ class LedgerState:
 class MemoryLedger(Ledger):
     """A `Ledger` without Redis: the same comparisons and answers, the effects in dictionaries.
 
-    Counts are kept for ever. Replace `state` to lose data as a server would.
+    Of effects it knows those of popularity; other lanes only move their offsets. Counts are kept for ever. Replace
+    `state` to lose data as a server would.
     """
 
-    def __init__(self, lane: str) -> None:
+    def __init__(self) -> None:
         self.state = LedgerState()
-        self._lane = lane
         self._failpoints = Failpoints()
 
     async def install(self) -> None:
@@ -122,25 +123,35 @@ class MemoryLedger(Ledger):
         for shard in shards:
             self.state.offsets.setdefault((generation, shard, field), start)
 
-    async def _send(self, generation: str, field: str, calls: Sequence[Call]) -> list[Reply]:
-        return [self.answer(generation, field, call) for call in calls]
+    async def _send(self, generation: str, calls: Sequence[Call]) -> list[Reply]:
+        return [self.answer(generation, call) for call in calls]
 
-    def answer(self, generation: str, field: str, call: Call) -> Reply:
+    def answer(self, generation: str, call: Call) -> Reply:
         """Apply one call as the function in Redis does: all of it or nothing."""
-        state, key = self.state, (generation, call.shard, field)
+        state, key = self.state, (generation, call.shard, call.field)
         stored = state.offsets.get(key)
         if stored is None:
             return read_reply(call, [b"LOST"])
         if stored != call.expected or call.next < stored:
             return read_reply(call, [b"AT", str(stored).encode()])
-        signals = int(call.arguments[3])
-        packed_ids, *rest = call.arguments[4 + signals :]
-        ids, groups = [id_ for (id_,) in struct.iter_unpack("8s", _bytes(packed_ids))], iter(rest)
-        near = range(call.bucket - 1, call.bucket + 2)
-        seen = [n for n, id_ in enumerate(ids, 1) if any((generation, call.shard, b, id_) in state.ids for b in near)]
+        packed_ids, *effects = call.arguments
+        lane, ids = call.field.split("/")[0], [id_ for (id_,) in struct.iter_unpack("8s", _bytes(packed_ids))]
+        place, near = (generation, call.shard, lane), range(call.bucket - 1, call.bucket + 2)
+        seen = [n for n, id_ in enumerate(ids, 1) if any((*place, bucket, id_) in state.ids for bucket in near)]
         if seen:
             return read_reply(call, [b"DUP", *seen])
-        state.ids.update((generation, call.shard, call.bucket, id_) for id_ in ids)
+        state.ids.update((*place, call.bucket, id_) for id_ in ids)
+        if call.function == PopularityLane.function:
+            self._count(generation, lane, effects)
+        state.offsets[key] = call.next
+        if call.bucket > state.buckets.get(key, 0):
+            state.buckets[key] = call.bucket
+            self._forget(generation, call.shard, lane)
+        return read_reply(call, b"OK")
+
+    def _count(self, generation: str, lane: str, effects: Sequence[Arg]) -> None:
+        signals = int(effects[3])
+        groups = iter(effects[4 + signals :])
         for slot in groups:
             _era, factor, documents, packed = (next(groups) for _ in range(4))
             sign = -1 if str(factor).startswith("-") else 1
@@ -148,17 +159,17 @@ class MemoryLedger(Ledger):
                 document = str(next(groups))
                 for bit, gain in enumerate(gains):
                     if gain:
-                        state.counts[generation, document, bit, int(slot)] += sign * gain
+                        self.state.counts[generation, lane, document, bit, int(slot)] += sign * gain
             assert len(_bytes(packed)) == int(documents) * 2 * signals
-        state.offsets[key] = call.next
-        if call.bucket > state.buckets.get(key, 0):
-            state.buckets[key] = call.bucket
-            self._forget(generation, call.shard)
-        return read_reply(call, b"OK")
 
-    def _forget(self, generation: str, shard: int) -> None:
-        passed = min(bucket for key, bucket in self.state.buckets.items() if key[:2] == (generation, shard)) - 1
-        self.state.ids = {id_ for id_ in self.state.ids if id_[:2] != (generation, shard) or id_[2] >= passed}
+    def _forget(self, generation: str, shard: int, lane: str) -> None:
+        of_lane = [
+            bucket
+            for (there, at, name), bucket in self.state.buckets.items()
+            if (there, at, name.split("/")[0]) == (generation, shard, lane)
+        ]
+        passed = min(of_lane) - 1
+        self.state.ids = {id_ for id_ in self.state.ids if id_[:3] != (generation, shard, lane) or id_[3] >= passed}
 
 
 def _bytes(argument: Arg) -> bytes:

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-CALL = b"clickwell1_apply"
+CALL = b"clickwell1_popularity"
 
 
 class CuttingProxy(threading.Thread):

@@ -32,7 +32,26 @@ from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.stream_processors.resume import Resume
 from clickwell.testing import FakeClock, FakeRecord, LedgerState, MemoryLedger, VirtualLoop, event
 
+
+class BroadLane(PopularityLane):
+    """A second lane: other signals, and all documents in the next shard, so that the lanes touch different shards."""
+
+    name = "broad"
+
+    def finish(self, work):
+        super().finish(work)
+        work.shards = {(shard + 1) % 64: share for shard, share in work.shards.items()}
+
+    def add(self, work, batch, done):
+        super().add(work, batch, done and done[1:] + done[:1])
+
+    def take_back(self, work, offset, retraction, done):
+        super().take_back(work, offset, retraction, done and done[1:] + done[:1])
+
+
 SETTINGS = PopularitySettings()
+BROAD = PopularitySettings(signals=("skip", "view", "click"))
+LANES = [PopularityLane(SETTINGS), BroadLane(BROAD)]
 LAYOUT = Layout.of(SETTINGS)
 TOPIC = "interactions.v1"
 KEYS = Keys({"k1": b"0123456789abcdef"})
@@ -184,12 +203,12 @@ class World:
     def recount(self):
         """What the log says, and which records are bad."""
         counts, bad = Counter(), set()
-        for _, _, content, cells in self.counted(bad=bad):
-            counts.update((content["feature_id"], LAYOUT.signals.index(signal), slot) for signal, slot in cells)
+        for *_, cells in self.counted(bad=bad):
+            counts.update(cells)
         return counts, bad
 
-    def counted(self, bad=None, but=None):
-        """Yield the events that count, with their signals and slots; `but` names a batch that has taken none yet."""
+    def counted(self, bad=None, but=None):  # noqa: C901  # one rule after the other, as they are documented
+        """Yield the events that count, with all cells that they count in; `but` names a batch that has taken none yet."""
         bad, seen = set() if bad is None else bad, {}
         for partition, log in enumerate(self.log):
             for record in list(log):
@@ -205,20 +224,25 @@ class World:
                     continue
                 if "click" in types and content.get("metadata", {}).get("duration_ms", 0) >= SETTINGS.long_view_ms:
                     types.add("long_view")
-                types &= set(LAYOUT.signals)
                 taken = dict(self.erased_by(partition, record, content, at))
                 if any(not (name == but and before) for name, before in taken.items()):
                     continue
-                slot = at // LAYOUT.slot_ms
-                if not types or slot < record.timestamp // LAYOUT.slot_ms - LAYOUT.window:
+                slot, document, cells = at // LAYOUT.slot_ms, content["feature_id"], []
+                if slot < record.timestamp // LAYOUT.slot_ms - LAYOUT.window:
                     continue
-                if "interaction_id" in content:
-                    key = content["interaction_id"], content["feature_id"]
-                    bucket = record.timestamp // (SETTINGS.dedup_hours * MS_PER_HOUR)
-                    if bucket - seen.get(key, -9) <= 1:
+                for lane in LANES:
+                    signals = lane.layout.signals
+                    if not types & set(signals):
                         continue
-                    seen[key] = bucket
-                yield partition, record, content, [(signal, slot) for signal in types]
+                    if "interaction_id" in content:
+                        key = lane.name, content["interaction_id"], document
+                        bucket = record.timestamp // SETTINGS.dedup_ms
+                        if bucket - seen.get(key, -9) <= 1:
+                            continue
+                        seen[key] = bucket
+                    cells += [(lane.name, document, signals.index(signal), slot) for signal in types & set(signals)]
+                if cells:
+                    yield partition, record, content, cells
 
     # What `Resume` asks of the broker, from a thread; and of Redis, beside the ledger.
 
@@ -266,7 +290,7 @@ class World:
 
 class FaultyLedger(MemoryLedger):
     def __init__(self, world):
-        super().__init__("popularity")
+        super().__init__()
         self.world = world
 
     async def load(self, generation, field):
@@ -277,23 +301,23 @@ class FaultyLedger(MemoryLedger):
         await self.world.network("load")
         await super().open(generation, field, shards, start)
 
-    async def _send(self, generation, field, calls):
+    async def _send(self, generation, calls):
         await self.world.network("apply_before")
         fails_at = self.world.chance.randrange(len(calls)) if calls and self.world.strikes("apply_within") else None
         replies = []
         for n, call in enumerate(calls):
             if n == fails_at:
                 raise BrokenError("apply_within")
-            replies.append(self.answer(generation, field, call))
+            replies.append(self.answer(generation, call))
             await self.world.pause(0.03)
         await self.world.network("apply_after")
         return replies
 
-    def answer(self, generation, field, call):
+    def answer(self, generation, call):
         # An emptied server also forgets which generation it had.
         if self.world.generation is None:
             return read_reply(call, [b"LOST"])
-        return super().answer(generation, field, call)
+        return super().answer(generation, call)
 
 
 class Worker:
@@ -304,9 +328,10 @@ class Worker:
         self.positions = {}
         self.queue = asyncio.Queue()
         self.late = []
-        lane = PopularityLane(SETTINGS)
-        resume = Resume(world, world.ledger, world, world, lane, world)
-        self.engine = Engine(lane, world.ledger, resume, self, self.seek, self.fatal, idle_seconds=2.0)
+        resume = Resume(world, world.ledger, world, world, LANES, world, dedup_ms=SETTINGS.dedup_ms)
+        self.engine = Engine(
+            LANES, world.ledger, resume, self, self.seek, self.fatal, dedup_ms=SETTINGS.dedup_ms, idle_seconds=2.0
+        )
 
     def fatal(self, error):
         raise AssertionError(f"nothing here is fatal: {error!r}")
@@ -381,8 +406,7 @@ class Worker:
 
     def caught_up(self):
         return all(
-            part.position != NOWHERE and min(part.done) >= self.world.ends[tp[1]]
-            for tp, part in self.engine.parts.items()
+            part.position != NOWHERE and part.least >= self.world.ends[tp[1]] for tp, part in self.engine.parts.items()
         )
 
 

@@ -50,13 +50,13 @@ class Shard:
     def __init__(self, runner, client, lane=LANE):
         self.generation = f"ring{time.time_ns()}{next(self.generations)}"
         self.run, self.client, self.lane = runner.run, client, lane
-        self.ledger = Ledger(client, "popularity", Failpoints())
+        self.ledger = Ledger(client, Failpoints())
         for field in (FIELD, OTHER):
             self.run(self.ledger.open(self.generation, field, [SHARD], 0))
 
     def apply(self, expected, following, work=None, bucket=1000, field=FIELD):
-        call = Call(SHARD, expected, following, bucket, self.lane.arguments(work))
-        (reply,) = self.run(self.ledger.apply(self.generation, field, [call]))
+        call = Call(self.lane.function, field, SHARD, expected, following, bucket, self.lane.arguments(work))
+        (reply,) = self.run(self.ledger.apply(self.generation, [call]))
         return reply
 
     def key(self, name):
@@ -89,7 +89,7 @@ def shard(redis_server):
     """A function that makes an empty shard."""
     with asyncio.Runner() as runner:
         client = Redis.from_url(redis_server)
-        runner.run(Ledger(client, "popularity", Failpoints()).install())
+        runner.run(Ledger(client, Failpoints()).install())
         yield lambda lane=LANE: Shard(runner, client, lane)
         runner.run(client.aclose())
 
@@ -303,8 +303,9 @@ def test_the_trending_list_stays_short(shard):
 def test_no_command_is_newer_than_redis_7_0(shard):
     """Every command that the function and the Python code send is known to Redis 7.0."""
     here = shard()
-    library = (Path(clickwell.stream_processors.__path__[0]) / "functions.lua").read_text()
-    names = set(re.findall(r"redis\.call\('(\w+)'", library))
+    names = set()
+    for file in Path(clickwell.stream_processors.__path__[0]).glob("*.lua"):
+        names |= set(re.findall(r"redis\.call\('(\w+)'", file.read_text()))
     for package in (clickwell.stream_processors, clickwell.serving):
         for file in Path(package.__path__[0]).glob("*.py"):
             names |= set(re.findall(r"\b(?:_?client|pipe|pipeline)\.(\w+)\(", file.read_text()))

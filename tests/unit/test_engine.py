@@ -8,6 +8,7 @@ import pytest
 
 from clickwell.clock import MS_PER_HOUR
 from clickwell.errors import TopicRecreatedError
+from clickwell.schemas.decode import Decoder
 from clickwell.schemas.keys import SHARDS
 from clickwell.settings import PopularitySettings
 from clickwell.stream_processors import engine as engine_module
@@ -17,7 +18,17 @@ from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.testing import FakeClock, FakeRecord, LedgerState, MemoryLedger, VirtualLoop, event
 
 TP = ("interactions.v1", 0)
+
+
+class OtherLane(PopularityLane):
+    """A second lane, which counts the same and has offsets of its own."""
+
+    name = "other"
+
+
 LANE = PopularityLane(PopularitySettings())
+LANES = [LANE, OtherLane(PopularitySettings())]
+FIELD = "popularity/id/0"
 
 
 class Bench:
@@ -36,7 +47,14 @@ class Bench:
         self.log, self.end, self.asked, self.letters, self.fatal = {}, 0, [], [], []
         self.load_error = None
         self.engine = Engine(
-            LANE, self.ledger, self, SimpleNamespace(send=self.send), self.seek, self.fatal.append, idle_seconds=2.0
+            LANES,
+            self.ledger,
+            self,
+            SimpleNamespace(send=self.send),
+            self.seek,
+            self.fatal.append,
+            dedup_ms=MS_PER_HOUR,
+            idle_seconds=2.0,
         )
 
     @property
@@ -47,10 +65,14 @@ class Bench:
         await asyncio.sleep(0.01)
         if self.load_error:
             raise self.load_error
-        part.generation, part.name = "g", "popularity/id/0"
-        stored = await self.ledger.load("g", part.name)
-        await self.ledger.open("g", part.name, [n for n, at in enumerate(stored) if at is None], 0)
-        return await self.ledger.load("g", part.name)
+        part.generation, part.topic_id = "g", "id"
+        done = {}
+        for lane in LANES:
+            field = part.field_of(lane.name)
+            stored = await self.ledger.load("g", field)
+            await self.ledger.open("g", field, [n for n, at in enumerate(stored) if at is None], 0)
+            done[lane.name] = await self.ledger.load("g", field)
+        return done
 
     async def first_record(self, _part, offset):
         return min((at for at in self.log if at >= offset), default=self.end)
@@ -79,28 +101,29 @@ class Bench:
         await self.engine.tick(lambda _tp: self.end)
 
     def counted(self):
-        """How often each document was counted."""
-        counts = Counter()
-        for (_, document, _, _), count in self.ledger.state.counts.items():
-            counts[document] += count
-        return counts
+        """How often each document was counted, by every lane."""
+        counts = {lane.name: Counter() for lane in LANES}
+        for (_, lane, document, _, _), count in self.ledger.state.counts.items():
+            counts[lane][document] += count
+        assert counts["popularity"] == counts["other"]
+        return counts["popularity"]
 
     def clicks(self, *offsets):
         return Counter(f"d{offset % 7}" for offset in offsets)
 
     def offsets(self):
-        return [self.ledger.state.offsets["g", shard, "popularity/id/0"] for shard in range(SHARDS)]
+        return [self.ledger.state.offsets["g", shard, FIELD] for shard in range(SHARDS)]
 
 
 class SlowLedger(MemoryLedger):
     def __init__(self):
-        super().__init__("popularity")
+        super().__init__()
         self.delays, self.lost_replies, self.calls = [], 0, []
 
-    async def _send(self, generation, field, calls):
+    async def _send(self, generation, calls):
         self.calls.append([(call.shard, call.expected, call.next, call.bucket) for call in calls])
         delay = self.delays.pop(0) if self.delays else 0.001
-        replies = await super()._send(generation, field, calls)
+        replies = await super()._send(generation, calls)
         await asyncio.sleep(delay)
         if self.lost_replies:
             self.lost_replies -= 1
@@ -139,7 +162,7 @@ def test_each_record_counts_once_however_chunks_come(bench):
         await here.engine.settle()
         assert here.counted() == here.clicks(*range(10))
         assert here.engine.stats.rewinds == 1
-        assert here.engine.stats.counted == 10
+        assert here.engine.stats.counted == {"popularity": 10, "other": 10}
 
     bench(steps)
 
@@ -245,16 +268,17 @@ def test_shards_ahead_of_others_are_filtered(bench):
     async def steps(here):
         here.write(*range(7))
         await here.assign()
-        work = LANE.work([here.engine._decoder.decode([here.log[n] for n in range(7)])])
+        work = LANE.begin(TP[0])
+        LANE.add(work, Decoder().decode([here.log[n] for n in range(7)]), None)
         half = list(work.shards)[::2]
         for shard in half:
-            here.ledger.answer("g", "popularity/id/0", Call(shard, 0, 7, 1, LANE.arguments(work.shards[shard])))
+            here.ledger.answer("g", Call(LANE.function, FIELD, shard, 0, 7, 1, LANE.arguments(work.shards[shard])))
         await here.assign()
         assert here.part.position == 0
         await here.feed(*range(7))
         await here.engine.settle()
         assert here.counted() == here.clicks(*range(7))
-        assert here.engine.stats.counted == 7 - len(half)
+        assert here.engine.stats.counted == {"popularity": 7 - len(half), "other": 7}
 
     bench(steps)
 
@@ -368,7 +392,7 @@ def test_a_chunk_across_a_dedup_border_is_applied_in_two(bench):
         await here.feed(0, 1, 2, 3)
         await here.engine.settle()
         assert here.counted() == Counter(d=2)
-        assert here.engine.stats.duplicates == 2
+        assert here.engine.stats.duplicates["popularity"] == 2
         buckets = {bucket for calls in here.ledger.calls for *_, bucket in calls}
         assert buckets == {first // MS_PER_HOUR, first // MS_PER_HOUR + 1}
 
