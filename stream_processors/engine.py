@@ -203,6 +203,8 @@ class Engine:
                     return
         except UnknownKeyError as error:
             self._fatal(missing_key(str(error)))
+        except SettingsError as error:
+            self._fatal(error)
         except Exception as error:  # noqa: BLE001  # whatever it is, only a reload is safe
             self.fail(tp, error)
 

@@ -19,6 +19,15 @@ NAMES = (
     "after_compaction",
     "before_vacuum",
     "after_vacuum",
+    "before_fences",
+    "between_fences",
+    "after_fences",
+    "between_retractions",
+    "after_retractions",
+    "before_rewrite",
+    "after_rewrite",
+    "before_receipt",
+    "after_receipt",
 )
 
 
