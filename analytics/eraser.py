@@ -8,12 +8,14 @@ not rewritten, what Redis no longer holds is not removed, and a receipt is writt
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
 import redis
 
 from clickwell.analytics.fences import FENCED, LogWriter, TakenOverError
+from clickwell.analytics.histories import forget
 from clickwell.analytics.receipts import Receipts
 from clickwell.clock import MS_PER_DAY
 from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
@@ -22,6 +24,7 @@ from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.privacy import load_keys
 from clickwell.redis_client import active_generation, connect, redis_errors
+from clickwell.schemas.controls import Subject
 from clickwell.schemas.erased import Subjects
 from clickwell.schemas.keys import BUILDING, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.topics import INTERACTIONS
@@ -139,14 +142,28 @@ class Eraser:
             self._writer.step(Step("rewritten", batch.name, files=files))
             batch.files = files
         self._wait_for_workers(batch.retracted)
+        with connect(self._settings) as client:
+            histories = forget(client, self._people(batch))
         self._failpoints.visit("before_receipt")
-        last = self._receipts.add(self._receipt(batch, subject, erased) for subject in batch.subjects)
+        last = self._receipts.add(self._receipt(batch, subject, erased, histories) for subject in batch.subjects)
         self._failpoints.visit("after_receipt")
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
         self._writer.step(Step("done", batch.name, place=batch.place, receipt=last, **everything))
         log.info("batch %s is done: %d erasures", batch.name, len(batch.subjects))
 
-    def _receipt(self, batch: Batch, subject: Any, erased: dict[str, erase.Erased]) -> dict[str, Any]:
+    def _people(self, batch: Batch) -> dict[str, list[Subject]]:
+        """Return every name of the users of a batch, as far as the log still has the requests."""
+        people: dict[str, list[Subject]] = {}
+        for subject in batch.subjects:
+            request = self._log.requests.get(subject.erasure_id)
+            if subject.kind == "user_id" and request:
+                for name in self._keys.names(request.erasure.subject[1]):
+                    people.setdefault(name, []).append(subject)
+        return people
+
+    def _receipt(
+        self, batch: Batch, subject: Subject, erased: dict[str, erase.Erased], histories: Counter[str]
+    ) -> dict[str, Any]:
         request = self._log.requests.get(subject.erasure_id)
         now_ms = time.time_ns() // 1_000_000
         days = self._settings.kafka.retention_days
@@ -170,6 +187,7 @@ class Eraser:
                     }
                     for name, each in erased.items()
                 },
+                "histories": {"entries_erased": histories[subject.erasure_id]},
                 "counters": "taken back by retractions in the slots of the events",
                 "kafka": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
                 "dead_letters": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},

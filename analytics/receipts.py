@@ -46,10 +46,10 @@ class Receipts:
         for number, line in enumerate(lines, 1):
             try:
                 content = json.loads(line)
-                if not isinstance(content, dict):
-                    raise ValueError
             except ValueError:
-                raise InputError(f"{self.path}, line {number}: not a receipt", why="somebody changed it") from None
+                content = None
+            if not isinstance(content, dict):
+                raise InputError(f"{self.path}, line {number}: not a receipt", why="somebody changed it")
             found.append(content)
         return found
 

@@ -20,7 +20,7 @@ from clickwell.schemas.erased import Subjects
 from clickwell.settings import Settings
 from clickwell.sinks import files
 from clickwell.sinks.compact import LiveFile, live_files, replace_files
-from clickwell.sinks.table import Table, away, filesystem, open_table
+from clickwell.sinks.table import DATE, Table, away, filesystem, open_table
 
 # Delta ignores names that begin so, and its vacuum leaves them alone.
 HIDDEN_FILE = "_erasing.json"
@@ -89,7 +89,7 @@ def traces(delta: DeltaTable, subjects: Subjects) -> list[str]:
         OSError: the storage does not answer.
     """
     selector = pa_fs.FileSelector("", recursive=True)
-    paths = [info.path for info in filesystem(delta).get_file_info(selector) if info.path.endswith(".parquet")]
+    paths = [info.path for info in filesystem(delta).get_file_info(selector) if info.path.startswith(f"{DATE}=")]
     found = []
     for path in paths:
         try:
@@ -109,7 +109,7 @@ def hide(settings: Settings, table: Table, erasures: Sequence[dict[str, Any]]) -
     with _storage(settings):
         storage = filesystem(open_table(settings, table))
         if erasures:
-            with storage.open_output_stream(HIDDEN_FILE) as out:
+            with storage.open_output_stream(HIDDEN_FILE, buffer_size=1 << 16) as out:
                 out.write(json.dumps(erasures).encode())
         elif storage.get_file_info(HIDDEN_FILE).type is not pa_fs.FileType.NotFound:
             storage.delete_file(HIDDEN_FILE)
@@ -158,7 +158,7 @@ def _owners(rows: pa.Table, subjects: Subjects) -> tuple[NDArray[np.int64], list
         present = pc.unique(column).to_pylist()
         found = subjects.among(kind, present)
         for value in (each for each in present if each in found):
-            same = pc.equal(column, value).fill_null(False)  # noqa: FBT003  # null is nobody's
+            same = pc.equal(column, value).fill_null(False)
             for index in np.flatnonzero(same.to_numpy(zero_copy_only=False)):
                 for subject, _ in found[value]:
                     covered = subject.covers(*(int(times[name][index]) for name in _TIMES))

@@ -207,8 +207,8 @@ class World:
             counts.update(cells)
         return counts, bad
 
-    def counted(self, bad=None, but=None):  # noqa: C901  # one rule after the other, as they are documented
-        """Yield the events that count, with all cells that they count in; `but` names a batch that has taken none yet."""
+    def counted(self, bad=None, but=None):  # noqa: C901  # one documented rule after the other
+        """Yield the events that count, with their cells; `but` names a batch that has taken none yet."""
         bad, seen = set() if bad is None else bad, {}
         for partition, log in enumerate(self.log):
             for record in list(log):

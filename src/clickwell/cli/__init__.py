@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import demo, lake, operate, output, read, run, send
+from clickwell.cli import demo, lake, operate, output, privacy, read, run, send
 from clickwell.errors import ClickwellError
 
 EXIT_CODES = """\b
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, demo, send, read, operate, lake):
+for _module in (run, demo, send, read, operate, lake, privacy):
     _module.register(app)
 
 
