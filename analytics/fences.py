@@ -5,6 +5,7 @@ more. What is there by then is found by reading, also in transactions that were 
 too. Only what is missing is written.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.schemas.controls import Fence, Retraction
 from clickwell.schemas.topics import ERASURES, INTERACTIONS, SEARCHES
 from clickwell.settings import Settings
+
+log = logging.getLogger(__name__)
 
 FENCED = (INTERACTIONS.name, SEARCHES.name)
 SECONDS = 60.0
@@ -70,6 +73,7 @@ class LogWriter:
     def step(self, step: Step) -> None:
         """Write a step."""
         step.at_ms = time.time_ns() // 1_000_000
+        log.info("batch %s: %s", step.batch, step.name)
         with self._transaction():
             self._produce(ERASURES.name, STEPS_PARTITION, step, b"steps")
 

@@ -156,15 +156,14 @@ def _merge(delta: DeltaTable, table: Table, day: date, group: Sequence[LiveFile]
 def replace_files(
     delta: DeltaTable, group: Sequence[LiveFile], adds: Sequence[AddAction], *, data_change: bool
 ) -> bool:
-    """Replace files of one date by others; False, and the others are gone, when somebody else was faster.
+    """Replace files by others in one commit; False, and the others are gone, when somebody else was faster.
 
     Raises:
         DeltaError, OSError: the storage fails.
     """
     paths = [add.path for add in adds]
     now_ms = time.time_ns() // 1_000_000
-    values: dict[str, str | None] = {DATE: group[0].day.isoformat()}
-    removes = [RemoveAction(file.path, data_change, now_ms, file.size, values) for file in group]
+    removes = [RemoveAction(file.path, data_change, now_ms, file.size, {DATE: file.day.isoformat()}) for file in group]
     for _ in range(MAX_LOSSES):
         try:
             delta.create_write_transaction(

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,21 +69,30 @@ def rewrite(settings: Settings, table: Table, subjects: Subjects, failpoints: Fa
         LakeError: there is no such table, or its storage does not answer.
     """
     done = Erased()
+    # Files do not change: one that was looked at once is not looked at again.
+    clean: set[str] = set()
     with _storage(settings):
         delta = open_table(settings, table)
-        while left := [each for each in live_files(delta) if _has_any(delta, each.path, subjects)]:
-            for file in left:
+        while left := [each for each in live_files(delta) if each.path not in clean]:
+            dirty = [each for each in left if _has_any(delta, each.path, subjects)]
+            clean |= {each.path for each in left} - {each.path for each in dirty}
+            for group in _groups(dirty, settings.sink.compact_rows):
                 failpoints.visit("before_rewrite")
-                _rewrite(delta, table, file, subjects, done)
+                _rewrite(delta, table, group, subjects, done)
                 failpoints.visit("after_rewrite")
             delta.update_incremental()
         delta.create_checkpoint()
-        done.files = traces(delta, subjects)
+        done.files = traces(delta, subjects, clean)
     return done
 
 
-def traces(delta: DeltaTable, subjects: Subjects) -> list[str]:
+def traces(delta: DeltaTable, subjects: Subjects, clean: Collection[str] = ()) -> list[str]:
     """Return the Parquet files below a table's folder that hold rows of the subjects, live or not.
+
+    Args:
+        delta: the table.
+        subjects: of the erasures.
+        clean: files that are known to hold none.
 
     Raises:
         OSError: the storage does not answer.
@@ -91,7 +100,7 @@ def traces(delta: DeltaTable, subjects: Subjects) -> list[str]:
     selector = pa_fs.FileSelector("", recursive=True)
     paths = [info.path for info in filesystem(delta).get_file_info(selector) if info.path.startswith(f"{DATE}=")]
     found = []
-    for path in paths:
+    for path in (each for each in paths if each.endswith(".parquet") and each not in clean):
         try:
             if _has_any(delta, path, subjects):
                 found.append(path)
@@ -125,16 +134,28 @@ def hidden(delta: DeltaTable) -> list[dict[str, Any]]:
     return [each for each in found if each["kind"] in delta.schema().to_arrow().names]
 
 
-def _rewrite(delta: DeltaTable, table: Table, file: LiveFile, subjects: Subjects, done: Erased) -> None:
+def _groups(dirty: Iterable[LiveFile], most_rows: int) -> Iterator[list[LiveFile]]:
+    """Yield files of one date that become one: as many as may be held in memory."""
+    group: list[LiveFile] = []
+    for file in sorted(dirty, key=lambda each: (each.day, each.path)):
+        if group and (group[0].day != file.day or sum(each.rows for each in group) + file.rows > most_rows):
+            yield group
+            group = []
+        group.append(file)
+    if group:
+        yield group
+
+
+def _rewrite(delta: DeltaTable, table: Table, group: Sequence[LiveFile], subjects: Subjects, done: Erased) -> None:
     try:
-        rows = files.read(delta, [file.path])
+        rows = files.read(delta, [file.path for file in group])
     except FileNotFoundError:
         return  # compacted and vacuumed meanwhile: its successor is looked at next
     owners, names = _owners(rows, subjects)
-    left = rows.filter(pa.array(owners == _NOBODY))
-    adds = [files.write(delta, table, file.day, left, prefix="erased", blooms=True)] if left.num_rows else []
-    if replace_files(delta, [file], adds, data_change=True):
-        done.rewritten += 1
+    left = rows.filter(pa.array(owners == _NOBODY)).sort_by([(name, "ascending") for name in table.sort])
+    adds = [files.write(delta, table, group[0].day, left, prefix="erased", blooms=True)] if left.num_rows else []
+    if replace_files(delta, group, adds, data_change=True):
+        done.rewritten += len(group)
         done.rows.update({name: int((owners == number).sum()) for number, name in enumerate(names)})
 
 
