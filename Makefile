@@ -42,8 +42,13 @@ lint: setup
 demo: setup ## Start a real Kafka and Valkey, send traffic, show a list before and after the boost
 	$(BIN)/clickwell demo
 
-bench: setup ## Measure throughput and latency on this machine
-	$(BIN)/python benchmarks/run.py
+# The longest come last; each says on its own line which bar it missed.
+BENCHMARKS := sink freshness boost_reads lake_reads run
+
+bench: setup ## Measure throughput, latency and memory on this machine, about 20 minutes
+	@missed=0; for one in $(BENCHMARKS); do \
+	  echo "== benchmarks/$$one.py"; $(BIN)/python benchmarks/$$one.py || missed=$$?; \
+	done; exit $$missed
 
 docs: setup ## Write what is generated: JSON Schemas and the reference pages
 	$(BIN)/python -m clickwell.schemas.generate

@@ -1,1 +1,5 @@
 """The lake as analysts see it: relations, frames and data sets of a range of days, exports, and the audit."""
+
+from clickwell.analytics.pairs import get_query_document_pairs
+
+__all__ = ["get_query_document_pairs"]

@@ -113,6 +113,8 @@ def connect(settings: Settings, *, since: date | None = None, until: date | None
         LakeError: there is no table at all, or the storage does not answer.
     """
     connection = duckdb.connect(":memory:")
+    # The files never change, and a view reads the end of each when it is made and again at every query.
+    connection.execute("SET parquet_metadata_cache=true")
     readable: list[str] = []
     present = [table for table in TABLES if exists(settings, table)]
     if not present:
@@ -140,6 +142,14 @@ def connect(settings: Settings, *, since: date | None = None, until: date | None
     ):
         connection.execute(f"SET {setting}")
     return connection
+
+
+def complete(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give a connection of `connect` an empty view for each table that does not exist yet."""
+    present = {name for (name,) in connection.execute("select view_name from duckdb_views()").fetchall()}
+    for table in TABLES:
+        if table.name not in present:
+            connection.register(table.name, table.delta_schema.empty_table())
 
 
 def query(connection: duckdb.DuckDBPyConnection, text: str) -> pa.Table:

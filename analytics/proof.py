@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError
 from clickwell.analytics.histories import HISTORY_KEYS, history_until, history_user
 from clickwell.analytics.receipts import Receipts, broken
 from clickwell.errors import UsageError
-from clickwell.kafka import KafkaLog, read_range
+from clickwell.kafka import KafkaLog
 from clickwell.privacy import load_keys, missing_key
 from clickwell.redis_client import connect, redis_errors
 from clickwell.schemas.controls import Subject
@@ -156,9 +156,9 @@ def _search_dead_letters(settings: Settings, subjects: Subjects, proof: Proof) -
     _, partitions = log.describe(DEAD_LETTERS.name)
     ends = log.latest(DEAD_LETTERS.name, range(partitions))
     letters, named = 0, 0
-    for message in read_range(settings.kafka, DEAD_LETTERS.name, {}, ends):
+    for letter in log.read(DEAD_LETTERS.name, dict.fromkeys(ends, 0), ends):
         letters += 1
-        named += bool(named_in(message.value() or b"", subjects))
+        named += bool(named_in(letter.value or b"", subjects))
     proof.searched["dead letters"] = letters
     if named:
         proof.pending.append(f"dead letters: {named} name a subject and go with the topic's retention")

@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import Settings
 
 BAR_SECONDS = 1.0
+SEED = 11
 # Enough documents to lie in every partition and in many shards.
 MARKERS = [f"marker-{number}" for number in range(24)]
 MARKER_SECONDS = 0.02
@@ -62,27 +65,35 @@ def measure(settings: Settings, folder: Path, rate: int, seconds: float) -> tupl
     """Return how long each marker took to be visible, in seconds, and the rate of the traffic beside them."""
     ensure_topics(settings)
     worker = Contestant("worker", folder, Worker().command(folder, settings, 0))
-    spawn = multiprocessing.get_context("spawn")
-    sent = spawn.Value("q", 0)
-    beside = spawn.Process(target=flow, args=(settings, rate, WARM_SECONDS + seconds, sent), daemon=True)
     try:
         worker.spawn()
         with Emitter(settings) as emitter, BoostReader(settings) as reader:
-            _wait_for_worker(emitter, reader)
-            beside.start()
-            while not sent.value:
-                if beside.exitcode is not None:
-                    sys.exit("error: the traffic beside the markers could not be written")
-                time.sleep(PAUSE_SECONDS)
-            time.sleep(WARM_SECONDS)
-            before = sent.value
-            took = watch(emitter, reader, seconds)
-            return took, (sent.value - before) / seconds
+            wait_for_worker(emitter, reader)
+            with flowing(settings, rate, seconds) as sent:
+                before = sent.value
+                took = watch(emitter, reader, seconds)
+                return took, (sent.value - before) / seconds
     finally:
-        if beside.pid:
-            beside.kill()
-            beside.join()
         worker.stop()
+
+
+@contextmanager
+def flowing(settings: Settings, rate: int, seconds: float) -> "Iterator[Synchronized[int]]":
+    """Write events at a steady rate from a process of its own, and yield their number when they have flowed a while."""
+    spawn = multiprocessing.get_context("spawn")
+    sent = spawn.Value("q", 0)
+    beside = spawn.Process(target=flow, args=(settings, rate, WARM_SECONDS + seconds, sent), daemon=True)
+    beside.start()
+    try:
+        while not sent.value:
+            if beside.exitcode is not None:
+                sys.exit("error: the traffic could not be written")
+            time.sleep(PAUSE_SECONDS)
+        time.sleep(WARM_SECONDS)
+        yield sent
+    finally:
+        beside.kill()
+        beside.join()
 
 
 def flow(settings: Settings, rate: int, seconds: float, sent: "Synchronized[int]") -> None:
@@ -91,7 +102,7 @@ def flow(settings: Settings, rate: int, seconds: float, sent: "Synchronized[int]
     events = int(rate * seconds)
     now_ms = time.time_ns() // 1_000_000
     begun = time.monotonic()
-    for number, (_, feature_id, value) in enumerate(traffic.generate(events, Counter(), seed=11, now_ms=now_ms)):
+    for number, (_, feature_id, value) in enumerate(traffic.generate(events, Counter(), seed=SEED, now_ms=now_ms)):
         if number % 100 == 0:
             time.sleep(max(0.0, begun + number / rate - time.monotonic()))
             producer.poll(0)
@@ -127,7 +138,7 @@ def watch(emitter: Emitter, reader: BoostReader, seconds: float) -> list[float]:
     return took
 
 
-def _wait_for_worker(emitter: Emitter, reader: BoostReader) -> None:
+def wait_for_worker(emitter: Emitter, reader: BoostReader) -> None:
     """Wait until a first event of each marker is counted."""
     emitter.emit_many({"feature_id": marker, "interaction_type": ["click"]} for marker in MARKERS)
     deadline = time.monotonic() + 60

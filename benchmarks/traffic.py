@@ -15,6 +15,8 @@ from clickwell.schemas.wire import headers
 from clickwell.settings import Settings
 
 DOCUMENTS = 30_000
+POPULARITY = 1 / np.arange(1, DOCUMENTS + 1)
+POPULARITY /= POPULARITY.sum()
 PEOPLE = 200_000
 LONG_VIEW_MS = 30_000
 COUNTED = {"click", "long_view", "add_to_cart", "purchase"}
@@ -81,13 +83,16 @@ def connect(settings: Settings, *, linger_ms: int) -> Producer:
     )
 
 
+def documents_of(seed: int) -> list[str]:
+    """Return the documents, the most popular first; they are not neighbours in any order that a contestant may use."""
+    return [f"doc-{number:08d}" for number in random.Random(seed).sample(range(10**8), DOCUMENTS)]
+
+
 def generate(events: int, expected: Cells, *, seed: int, now_ms: int) -> Iterator[tuple[str, str, str]]:
     """Yield (interaction_id, feature_id, JSON) and add what each event counts to `expected`."""
     numbers = np.random.default_rng(seed)
-    popularity = 1 / np.arange(1, DOCUMENTS + 1)
-    steps = np.cumsum(popularity / popularity.sum())
-    # The most popular documents must not be neighbours in any order that a contestant may use.
-    names = [f"doc-{number:08d}" for number in random.Random(seed).sample(range(10**8), DOCUMENTS)]
+    steps = np.cumsum(POPULARITY)
+    names = documents_of(seed)
     shares = np.cumsum([share for _, share in TYPES]) / 100
     json_of = ['["' + '","'.join(types) + '"]' for types, _ in TYPES]
     # The whole topic spans a minute of events that end now.

@@ -1,4 +1,4 @@
-"""Starts Kafka, Valkey, topics and workers in their order, keeps them running, and stops them in reverse."""
+"""Starts servers, topics, workers, the sink and the API in their order, keeps them running, stops them in reverse."""
 
 import os
 import socket
@@ -16,21 +16,23 @@ import clickwell
 from clickwell.clock import SystemClock
 from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.jars import KAFKA_VERSION, kafka_jars
-from clickwell.devstack.process import Child, Server, free_port, is_free
+from clickwell.devstack.process import HOST, Child, Server, free_port, is_free, listens
 from clickwell.devstack.state import Component, StackLock, StackState, supervisor_pid
-from clickwell.devstack.status import kafka_answers, redis_version, without_password, worker_reports
+from clickwell.devstack.status import kafka_answers, redis_version, without_password
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.errors import KafkaError, RedisError, StackError
 from clickwell.producers.topics import ensure_topics
+from clickwell.serving.workers import worker_reports
 from clickwell.settings import Settings
 
-PARTS = ("kafka", "redis", "worker", "sink")
+PARTS = ("kafka", "redis", "worker", "sink", "api")
 
 _KAFKA_PORT = 9092
 _REDIS_PORT = 6379
 # Seconds that each kind of child gets to end by itself, the last first; the sum stays below 20.
 _WORKER_STOP, _REDIS_STOP, _KAFKA_STOP = 10.0, 3.0, 5.0
 _WORKER_READY = 60.0
+_API_READY = 30.0
 # A child that fails at once is started again after 0.5, 1, 2 ... 30 s; one that ran for a minute starts over.
 _BACKOFF_FIRST, _BACKOFF_MOST, _STEADY = 0.5, 30.0, 60.0
 # Exit codes of a worker that somebody stopped on purpose.
@@ -76,6 +78,30 @@ class Sink(Child):
         return [sys.executable, "-m", "clickwell", "sink", "--data", str(self._data)]
 
 
+class Api(Child):
+    """The HTTP API of the stack.
+
+    Args:
+        data: folder of the stack.
+        port: where it listens.
+    """
+
+    def __init__(self, data: Path, port: int) -> None:
+        super().__init__("api", data / "log" / "api.log")
+        self._data = data
+        self.port = port
+
+    @property
+    def address(self) -> str:
+        """Where it is reached."""
+        return f"http://{HOST}:{self.port}"
+
+    def command(self) -> list[str]:
+        """Return the command line of the API."""
+        options = ["--data", str(self._data), "--host", HOST, "--port", str(self.port)]
+        return [sys.executable, "-m", "clickwell", "api", *options]
+
+
 class Stack:
     """The local stack of one data folder. As a context manager it is started, and stopped at the end.
 
@@ -84,10 +110,11 @@ class Stack:
 
     Args:
         data: folder of the stack; `CLICKWELL_DATA`, else `.clickwell`, when None. What it holds is kept.
-        parts: which of `kafka`, `redis`, `worker` and `sink` to run.
+        parts: which of `kafka`, `redis`, `worker`, `sink` and `api` to run.
         workers: how many workers.
         kafka_port: where Kafka listens; 9092 or, if that is taken, a free port when None.
         redis_port: where Valkey listens; 6379 or, if that is taken, a free port when None.
+        api_port: where the API listens; that of the settings or, if it is taken, a free port when None.
         note: told one line when something takes long.
         done: told one line when a part is ready.
         warn: told one line when something is not as asked, or a part had to be started again.
@@ -101,6 +128,7 @@ class Stack:
         workers: int = 1,
         kafka_port: int | None = None,
         redis_port: int | None = None,
+        api_port: int | None = None,
         note: Callable[[str], None] = lambda _: None,
         done: Callable[[str], None] = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
@@ -108,7 +136,7 @@ class Stack:
         self.data = Settings.load(data).data
         self._parts = parts
         self._workers = workers if "worker" in parts else 0
-        self._ports = {"kafka": kafka_port, "redis": redis_port}
+        self._ports = {"kafka": kafka_port, "redis": redis_port, "api": api_port}
         self._note = note
         self._done = done
         self._warn = warn
@@ -154,11 +182,13 @@ class Stack:
                 self._start_kafka()
             if "redis" in self._parts:
                 self._start_redis()
-            if {"kafka", "worker", "sink"} & set(self._parts):
+            if {"kafka", "worker", "sink", "api"} & set(self._parts):
                 self._make_topics()
             # Both take seconds to join their groups, so they do it at the same time.
             if "sink" in self._parts:
                 self._start_sink()
+            if "api" in self._parts:
+                self._start_api()
             self._start_workers()
             self._write(ready=True)
         except BaseException:
@@ -174,7 +204,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop workers, then Valkey, then Kafka, in less than 20 s, and remove `stack.json`; safe to repeat."""
-        workers = [ward.child for ward in self._wards if isinstance(ward.child, (Worker, Sink))]
+        workers = [ward.child for ward in self._wards if isinstance(ward.child, (Worker, Sink, Api))]
         for worker in workers:
             worker.terminate()
         deadline = time.monotonic() + _WORKER_STOP
@@ -262,6 +292,22 @@ class Stack:
         self._write()
         self._done(f"{'sink':<13}  {lake}")
 
+    def _start_api(self) -> None:
+        if find_spec("uvicorn") is None or find_spec("duckdb") is None:
+            self._warn("no HTTP API is served: install 'clickwell[api]', or leave out `api`")
+            return
+        began = time.monotonic()
+        api = Api(self.data, self._port("api", self.settings.api.port))
+        api.spawn()
+        self._wards.append(_Ward(api))
+        self._components.append(Component(name=api.name, address=api.address))
+        self._write()
+        while not listens(api.port):
+            if api.exit_code is not None or time.monotonic() - began > _API_READY:
+                raise StackError("the API does not start", why=api.last_words(), fix=f"read {api.log}")
+            time.sleep(_TEND_SECONDS)
+        self._done(_phase("api", api.address, began))
+
     def _start_server(self, server: Server) -> None:
         # Known before it is started, so that a start that is broken off leaves nothing behind.
         self._wards.append(_Ward(server))
@@ -308,7 +354,7 @@ class _Ward:
     def tend(self, warn: Callable[[str], None]) -> bool:
         """Start the child again if it has ended and its time has come; tell whether something changed."""
         now, code = time.monotonic(), self.child.exit_code
-        if code is None or (isinstance(self.child, (Worker, Sink)) and code in _TOLD_TO_STOP):
+        if code is None or (isinstance(self.child, (Worker, Sink, Api)) and code in _TOLD_TO_STOP):
             return False
         if self._due is None:
             self._failures = 0 if now - self._since > _STEADY else self._failures + 1

@@ -1,51 +1,23 @@
 """What runs and what does not, as far as it can be seen from outside."""
 
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel
 
-from clickwell.clock import SystemClock
 from clickwell.devstack.state import Component, StackState, supervisor_pid
+from clickwell.errors import LakeError
 from clickwell.kafka import librdkafka_config
 from clickwell.redis_client import connect
-from clickwell.schemas.keys import WORKERS
+from clickwell.serving.workers import WorkerReport, worker_reports
 from clickwell.settings import Settings
 
-# Workers report every few seconds; one that missed several reports hangs or is gone.
-_SILENT_MS = 15_000
 _KAFKA_SECONDS = 5.0
-
-
-class WorkerReport(BaseModel):
-    """The last report of one worker.
-
-    Attributes:
-        id: name of the worker.
-        host: machine that it runs on.
-        pid: its process there.
-        at_ms: when it reported, epoch ms.
-        lag: records that are not applied yet, by `lane/topic id/partition`.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    host: str = ""
-    pid: int = 0
-    at_ms: int = 0
-    lag: dict[str, int] = {}
-
-    def lag_by_lane(self) -> dict[str, int]:
-        """Return the lag of each lane."""
-        lanes: dict[str, int] = {}
-        for field, records in self.lag.items():
-            lane = field.split("/")[0]
-            lanes[lane] = lanes.get(lane, 0) + records
-        return lanes
 
 
 class ComponentStatus(Component):
@@ -64,7 +36,8 @@ class Status(BaseModel):
         pid: process of the supervisor.
         components: servers and the workers that the supervisor runs.
         workers: every worker that reported within the last seconds, wherever it runs.
-        lag: records that are not applied yet, by lane, over those workers.
+        lag: records that are not applied yet, by lane, over those workers; and as `lake/<table>` those that are not in
+            the lake yet.
     """
 
     state: Literal["up", "starting", "degraded", "down"]
@@ -97,25 +70,21 @@ def look(settings: Settings) -> Status:
         pid=pid,
         components=components,
         workers=workers,
-        lag=lag,
+        lag=lag | lake_lag(settings),
     )
 
 
-def worker_reports(settings: Settings) -> list[WorkerReport]:
-    """Return the reports of the last seconds, by worker; none when Redis does not answer."""
-    oldest = SystemClock().now_ms() - _SILENT_MS
-    try:
-        with connect(settings) as client:
-            held = cast("dict[bytes, bytes]", client.hgetall(WORKERS))
-    except redis.RedisError:
-        return []
-    reports = []
-    for value in held.values():
-        try:
-            reports.append(WorkerReport.model_validate_json(value))
-        except ValidationError:
-            continue  # written by a newer version; it says nothing about whether that worker runs
-    return sorted((report for report in reports if report.at_ms >= oldest), key=lambda report: report.id)
+def lake_lag(settings: Settings) -> dict[str, int]:
+    """Return how many records each table of the lake is behind; none where the lake or Kafka does not answer."""
+    if find_spec("deltalake") is None:
+        return {}
+    from clickwell.sinks import standing  # noqa: PLC0415  # of an extra
+    from clickwell.sinks.table import TABLES  # noqa: PLC0415
+
+    with suppress(LakeError):
+        tables = [standing.look(settings, table) for table in TABLES if standing.exists(settings, table)]
+        return {f"lake/{one.table}": one.lag for one in tables if one.lag is not None}
+    return {}
 
 
 def kafka_answers(settings: Settings) -> bool:

@@ -19,6 +19,7 @@ from clickwell.errors import BufferFullError, KafkaError, UsageError
 from clickwell.kafka import librdkafka_config
 from clickwell.producers.deliveries import Counts, Delivery, OnDelivery, tell
 from clickwell.producers.records import (
+    ID_OF,
     KIND_OF,
     TOPIC_OF,
     Kind,
@@ -396,7 +397,7 @@ class Emitter:
             counts.acked += 1
             return
         kind, value = KIND_OF[message.topic() or ""], message.value() or b""
-        event_id = from_json(value)["interaction_id" if kind == "interaction" else "execution_id"]
+        event_id = from_json(value)[ID_OF[kind]]
         self._failed(Record(kind, event_id, message.key() or b"", value), None, error)
 
     def _reported_to(

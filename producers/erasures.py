@@ -5,6 +5,7 @@ from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.errors import KafkaError
 from clickwell.kafka import librdkafka_config
+from clickwell.producers.records import erasure_record
 from clickwell.schemas.erasure import Erasure
 from clickwell.schemas.topics import ERASURES
 from clickwell.schemas.wire import headers
@@ -27,13 +28,13 @@ def request_erasure(settings: Settings, erasure: Erasure, source: str = "clickwe
 
     config = {**librdkafka_config(settings.kafka), "enable.idempotence": True, "linger.ms": 0, "log_level": 0}
     producer = Producer({**config, "delivery.timeout.ms": int(ACK_SECONDS * 1000)})
-    _, subject = erasure.subject
+    record = erasure_record(erasure)
     try:
         producer.produce(
             ERASURES.name,
-            erasure.to_bytes(),
-            subject.encode(),
-            headers=headers("erasure", erasure.erasure_id, source),  # type: ignore[arg-type]  # its stub knows str only
+            record.value,
+            record.key,
+            headers=headers(record.kind, record.id, source),  # type: ignore[arg-type]  # its stub knows str only
             on_delivery=delivered,
         )
     except KafkaException as error:

@@ -6,20 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pydantic_core import from_json
-
 from clickwell.clock import SystemClock
 from clickwell.errors import DecodeError
-from clickwell.producers import sessions
+from clickwell.producers import metarank, sessions, ubi
+from clickwell.producers.dialects import NOT_APPLICABLE
 from clickwell.producers.emitter import DELIVERY_SECONDS
 from clickwell.producers.files import Line
 from clickwell.producers.records import Kind, Record, interaction_record, search_record
 from clickwell.schemas.interactions import MAX_TIMESTAMP_MS, Interaction
 from clickwell.schemas.searches import Search
-from clickwell.schemas.wire import MAX_EVENT_BYTES, parse_object
+from clickwell.schemas.wire import decode_object, parse_object
 from clickwell.settings import EmitterSettings, Settings
 
-Format = Literal["native", "sessions"]
+Format = Literal["native", "sessions", "ubi", "metarank"]
 
 # Bad lines that are described; all are counted.
 SHOWN_REJECTS = 10
@@ -37,14 +36,16 @@ class Form:
 
     Attributes:
         format: `native`, a line is an interaction or, with `results` or without `feature_id` and `interaction_type`, a
-            search; `sessions`, see `clickwell.producers.sessions`.
-        retriever: retriever_id of the events of a session log.
+            search; `sessions`, `ubi`, `metarank`: see the modules of these names in `clickwell.producers`.
+        retriever: retriever_id of the events of a session log, and of those of other tools that name none.
         long_view_ms: a click of a session log that lasted this long is a long_view too.
+        first_position: the `ordinal` of the uppermost result in UBI.
     """
 
     format: Format = "native"
     retriever: str = "default"
     long_view_ms: int = 30_000
+    first_position: int = ubi.FIRST_POSITION
 
 
 class Survey(NamedTuple):
@@ -80,6 +81,7 @@ class Published:
         acked: of them, those that the broker acknowledged.
         rejected: lines that are not valid, by reason; nothing of such a line was sent.
         rejects: the first of them.
+        not_applicable: lines of another tool that are valid there, but no interaction or search.
         seconds: until the last acknowledgement.
     """
 
@@ -87,6 +89,7 @@ class Published:
     acked: Counter[Kind] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     rejects: list[Reject] = field(default_factory=list)
+    not_applicable: int = 0
     seconds: float = 0.0
 
 
@@ -125,7 +128,7 @@ def survey(lines: Iterable[Line], form: Form, advance: Callable[[int], None] = l
                 searched = session.time_ms(line.place)
                 times = [searched, *sessions.click_times(session, searched)]
             else:
-                content = _decode(line.content)
+                content = _event(line, form)
                 # Any time is good here: a shift may bring it back from the future.
                 event = parse_object(_model(content), content, received_ms=MAX_TIMESTAMP_MS)
                 times = [] if content.get("timestamp") is None else [event.timestamp or 0]
@@ -159,11 +162,14 @@ def publish(
     started, clock = time.monotonic(), SystemClock()
     result = Published()
     before: dict[Kind, int] = {kind: counts.acked for kind, counts in emitter.stats.items()}
-    read = _session_records if form.format == "sessions" else _native_records
+    read = _session_records if form.format == "sessions" else _event_records
     for line in _told(lines, advance):
         try:
             records = read(line, form, shift_ms, clock.now_ms())
         except DecodeError as error:
+            if error.reason == NOT_APPLICABLE:
+                result.not_applicable += 1
+                continue
             result.rejected[error.reason] += 1
             if len(result.rejects) < SHOWN_REJECTS:
                 result.rejects.append(Reject(line.file, line.number, error.reason, error.message))
@@ -187,8 +193,8 @@ def _told(lines: Iterable[Line], advance: Callable[[int], None]) -> Iterator[Lin
     advance(count % _STEP)
 
 
-def _native_records(line: Line, _: Form, shift_ms: int, now_ms: int) -> list[Record]:
-    content = _decode(line.content)
+def _event_records(line: Line, form: Form, shift_ms: int, now_ms: int) -> list[Record]:
+    content = _event(line, form)
     model = _model(content)
     if shift_ms and content.get("timestamp") is not None:
         # Checked as it stands in the file, so that a shift neither mends nor breaks a line that it should not.
@@ -204,16 +210,19 @@ def _session_records(line: Line, form: Form, shift_ms: int, now_ms: int) -> list
     return sessions.records(session, searched, retriever=form.retriever, long_view_ms=form.long_view_ms, now_ms=now_ms)
 
 
+def _event(line: Line, form: Form) -> dict[str, Any]:
+    content = _decode(line.content)
+    if form.format == "ubi":
+        return ubi.to_event(content, retriever=form.retriever, first_position=form.first_position)
+    return metarank.to_event(content, retriever=form.retriever) if form.format == "metarank" else content
+
+
 def _decode(content: bytes) -> dict[str, Any]:
-    if len(content) > MAX_EVENT_BYTES:
-        raise DecodeError("too_large", f"the line is longer than {MAX_EVENT_BYTES:,} bytes")
+    event = decode_object(content)
     try:
-        event = from_json(content, allow_inf_nan=False)
         str(content, "utf-8")
     except ValueError as error:
         raise DecodeError("bad_json", str(error)) from None
-    if not isinstance(event, dict):
-        raise DecodeError("not_an_object", f"an event is a JSON object, not {type(event).__name__}")
     return event
 
 

@@ -4,17 +4,20 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from clickwell.schemas.erasure import Erasure
 from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
-from clickwell.schemas.topics import INTERACTIONS, SEARCHES
+from clickwell.schemas.topics import ERASURES, INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id, parse_object
 
-Kind = Literal["interaction", "search"]
+Kind = Literal["interaction", "search", "erasure"]
 
-TOPIC_OF: dict[Kind, str] = {"interaction": INTERACTIONS.name, "search": SEARCHES.name}
+TOPIC_OF: dict[Kind, str] = {"interaction": INTERACTIONS.name, "search": SEARCHES.name, "erasure": ERASURES.name}
+ID_OF: dict[Kind, str] = {"interaction": "interaction_id", "search": "execution_id", "erasure": "erasure_id"}
 KIND_OF: dict[str, Kind] = {topic: kind for kind, topic in TOPIC_OF.items()}
 
-_KINDS: tuple[Kind, ...] = ("interaction", "search")
+# Their places stand in spools: new ones at the end.
+_KINDS: tuple[Kind, ...] = ("interaction", "search", "erasure")
 # kind, bytes of the key, bytes of the id; then key, id and value one after another.
 _HEAD = struct.Struct("<BHH")
 
@@ -74,3 +77,8 @@ def search_record(search: Search | Mapping[str, Any], now_ms: int) -> Record:
     if search.timestamp is None:
         search = search.model_copy(update={"timestamp": now_ms})
     return Record("search", search.execution_id, search.execution_id.encode(), search.to_bytes())
+
+
+def erasure_record(erasure: Erasure) -> Record:
+    """Return the record of a request to forget."""
+    return Record("erasure", erasure.erasure_id, erasure.subject[1].encode(), erasure.to_bytes())

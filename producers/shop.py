@@ -65,6 +65,7 @@ class Shop:
     Attributes:
         feature_ids: id of each document.
         titles: title of each document.
+        catalog: brand, category and tags of each document, as `clickwell catalog load` takes them.
         queries: text of each query, the most frequent first.
         truth: what the clicks are drawn from.
         shown: candidates in each ranker's order; int64 of shape (queries, rankers, POSITIONS), indices into the
@@ -76,9 +77,14 @@ class Shop:
         kinds = np.arange(documents) % len(_KINDS)
         traits = rng.integers(len(_TRAITS), size=documents)
         self.feature_ids = [f"sku-{number:05d}" for number in range(1, documents + 1)]
+        names = [(str(rng.choice(_BRANDS)), str(rng.choice(_MODELS))) for _ in range(documents)]
         self.titles = [
-            f"{rng.choice(_BRANDS)} {rng.choice(_MODELS)} {_TRAITS[trait]} {_KINDS[kind]}"
-            for kind, trait in zip(kinds, traits, strict=True)
+            f"{brand} {model} {_TRAITS[trait]} {_KINDS[kind]}"
+            for (brand, model), kind, trait in zip(names, kinds, traits, strict=True)
+        ]
+        self.catalog = [
+            {"feature_id": feature_id, "brand": brand, "category": _KINDS[kind], "tags": [_TRAITS[trait], model]}
+            for feature_id, (brand, model), kind, trait in zip(self.feature_ids, names, kinds, traits, strict=True)
         ]
         wanted = [(trait, kind) for trait in range(len(_TRAITS)) for kind in range(len(_KINDS))]
         # "waterproof trail shoe" stays the most frequent, so that a demonstration finds much to show there.

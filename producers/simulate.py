@@ -36,9 +36,13 @@ class Traffic:
         seed: of everything that is drawn.
         start_ms: names the run: ids of two runs differ, or the second would be taken for a repeat of the first.
         long_view_ms: a click that lasted this long is a long_view too.
+        tastes: how much people differ. Each has a liking for every brand, drawn from the standard normal distribution;
+            the chance of a click is multiplied by `exp(tastes * liking - tastes ** 2 / 2)`, whose mean is 1.
     """
 
-    def __init__(self, shop: Shop, *, seed: int = 1, start_ms: int, long_view_ms: int = 30_000) -> None:
+    def __init__(
+        self, shop: Shop, *, seed: int = 1, start_ms: int, long_view_ms: int = 30_000, tastes: float = 0.0
+    ) -> None:
         self._shop = shop
         self._rng = np.random.default_rng([seed, start_ms])
         self._run = f"{seed}-{start_ms}"
@@ -55,6 +59,10 @@ class Traffic:
         self._documents = shop.truth.candidates[np.arange(len(shop.queries))[:, None, None, None], variants]
         self._results: dict[tuple[int, int, int], str] = {}
         self._queries = [json.dumps(query) for query in shop.queries]
+        brands, self._brand_of = np.unique([row["brand"] for row in shop.catalog], return_inverse=True)
+        # Drawn apart, so that the same people without tastes do the same as ever.
+        likings = np.random.default_rng([seed, USERS]).normal(size=(USERS, len(brands)))
+        self._tastes: NDArray[np.float64] = np.exp(tastes * likings - tastes**2 / 2)
 
     def history(self, searches: int, days: float, end_ms: int) -> Iterator[list[Record]]:
         """Yield batches of events of `searches` searches over the `days` before `end_ms`, in time order.
@@ -76,7 +84,9 @@ class Traffic:
         rankers = rng.integers(len(RANKERS), size=n)
         swaps = rng.integers(POSITIONS, size=n)
         users = np.searchsorted(self._user_cdf, rng.random(n))
+        documents = self._documents[queries, rankers, swaps]
         gamma = shop.truth.gamma[queries[:, None], self._variants[queries, rankers, swaps]]
+        gamma = np.minimum(gamma * self._tastes[users[:, None], self._brand_of[documents]], 0.95)
         clicked = rng.random((n, POSITIONS)) < shop.truth.theta * gamma
         deepest = np.where(clicked.any(1), POSITIONS - 1 - clicked[:, ::-1].argmax(1), -1)
         # People stay long on what they like: median 5 s at gamma 0, 60 s at gamma 1.
@@ -88,7 +98,6 @@ class Traffic:
 
         first = self._searches
         self._searches += n
-        documents = self._documents[queries, rankers, swaps]
         records: list[Record] = []
         rows = zip(times.tolist(), queries.tolist(), rankers.tolist(), swaps.tolist(), users.tolist(), strict=True)
         for i, (time_ms, query, ranker, swap, user) in enumerate(rows):

@@ -8,13 +8,16 @@
 | `{cw1}:fresh` | hash | `lane/topic id/partition` -> epoch ms up to which its events are applied |
 | `{cw1}:workers` | hash | worker id -> JSON of its last report |
 | `{cw1}:losses` | list | JSON of each range of offsets that retention took before it was applied |
+| `{cw1}:keys` | hash | id of an API key -> JSON of it, with its SHA-256 in place of its text |
 | `cw1:{sNNN}:<generation>:o` | hash | the ledger: `lane/topic id/partition` -> `next-offset dedup-bucket` |
 | `cw1:{sNNN}:<generation>:c:<feature_id>` | string | one document's ring, see `clickwell.schemas.rings` |
 | `cw1:{sNNN}:<generation>:d:<lane>:<bucket>` | set | 8-byte hashes of the interaction_ids seen in a dedup bucket |
 | `cw1:{sNNN}:<generation>:t:<era>` | zset | trending: feature_id -> forward-decayed weight |
+| `cw1:{sNNN}:h:<signal>:<user_id>` | zset | consumed: feature_id -> epoch ms of the last time |
+| `cw1:{sNNN}:catalog` | hash | feature_id -> JSON of its attributes, see `clickwell.schemas.catalog` |
 
-`NNN` is `shard_of(feature_id)`, 000 to 063, for ever. The braces make all keys of a shard live on one node of a Redis
-Cluster.
+`NNN` is `shard_of(feature_id)`, 000 to 063, for ever; of the user_id where a key belongs to a user. The braces make all
+keys of a shard live on one node of a Redis Cluster.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,6 +32,7 @@ DISCARD = "{cw1}:discard"
 FRESH = "{cw1}:fresh"
 WORKERS = "{cw1}:workers"
 LOSSES = "{cw1}:losses"
+KEYS = "{cw1}:keys"
 
 _TAGS = tuple(f"cw1:{{s{shard:03d}}}:" for shard in range(SHARDS))
 
@@ -73,9 +77,9 @@ def murmur2_many(keys: Sequence[bytes]) -> np.ndarray[tuple[int], np.dtype[np.ui
     return (h ^ (h >> np.uint32(15))) & np.uint32(0x7FFFFFFF)
 
 
-def shard_of(feature_id: str) -> int:
-    """Return the shard of a document, 0 to 63."""
-    return murmur2(feature_id.encode()) % SHARDS
+def shard_of(name: str) -> int:
+    """Return the shard of a document, or of a user, 0 to 63."""
+    return murmur2(name.encode()) % SHARDS
 
 
 class HashMap:
@@ -126,6 +130,16 @@ def ring_keys(feature_ids: Sequence[str], generation: str) -> list[str]:
 def trending_key(shard: int, generation: str, era: int) -> str:
     """Return the key of a shard's trending documents in an era."""
     return f"{_TAGS[shard]}{generation}:t:{era}"
+
+
+def history_key(user_id: str, signal: str) -> str:
+    """Return the key of the documents that a user did something with; it belongs to no generation."""
+    return f"{_TAGS[shard_of(user_id)]}h:{signal}:{user_id}"
+
+
+def catalog_key(shard: int) -> str:
+    """Return the key of a shard's part of the catalogue; it belongs to no generation."""
+    return f"{_TAGS[shard]}catalog"
 
 
 def ledger_field(lane: str, topic_id: str, partition: int) -> str:

@@ -29,13 +29,25 @@ def parse(model: type[E], data: bytes, *, received_ms: int) -> E:
         DecodeError: `too_large`, `bad_json`, `not_an_object`, `missing_field`, `invalid_field`, `past_timestamp`
             (before 2000: seconds sent as milliseconds?) or `future_timestamp` (more than 5 minutes after receipt).
     """
+    content = decode_object(data)
+    return parse_object(model, content, received_ms=received_ms)
+
+
+def decode_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that is to be an event.
+
+    Raises:
+        DecodeError: `too_large`, `bad_json` or `not_an_object`.
+    """
     if len(data) > MAX_EVENT_BYTES:
         raise DecodeError("too_large", f"the record has {len(data)} bytes, {MAX_EVENT_BYTES} are allowed")
     try:
         content = from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise DecodeError("bad_json", str(error)) from None
-    return parse_object(model, content, received_ms=received_ms)
+    if not isinstance(content, dict):
+        raise DecodeError("not_an_object", f"an event is a JSON object, not {type(content).__name__}")
+    return content
 
 
 def parse_object(model: type[E], content: Any, *, received_ms: int) -> E:

@@ -17,18 +17,13 @@ One reader serves all threads of a process. It may be made before a fork: childr
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
-
-import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import Self
 
 from clickwell.clock import Clock, SystemClock
-from clickwell.redis_client import bad_address, client_options
+from clickwell.serving.clients import AsyncClient, Client, settings_of
 from clickwell.serving.formula import BoostByInteractionCount
-from clickwell.serving.memory import Command, Memory, ReaderStats
+from clickwell.serving.memory import Memory
+from clickwell.serving.reports import ReaderStats
 from clickwell.serving.snapshot import Boosts, Counts, Snapshot
 from clickwell.settings import Settings
 
@@ -47,18 +42,8 @@ class _Reader:
     """
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
-        if isinstance(source, Settings):
-            self._settings = source
-        else:
-            self._settings = Settings.load(redis={"url": source}) if source else Settings.load()
+        self._settings = settings_of(source)
         self._memory = Memory(self._settings.boosts, clock or SystemClock())
-
-    def _client(self, kind: Any, retry: Any) -> Any:
-        try:
-            options = client_options(self._settings.boosts.timeout)
-            return kind.from_url(self._settings.redis.url, retry=retry, **options)
-        except ValueError as error:
-            raise bad_address(error) from None
 
     @property
     def stats(self) -> ReaderStats:
@@ -71,7 +56,7 @@ class BoostReader(_Reader):
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
         super().__init__(source, clock=clock)
-        self._redis: redis.Redis = self._client(redis.Redis, Retry(NoBackoff(), 0))
+        self._client = Client(self._settings)
 
     def boosts(self, feature_ids: Sequence[str], stage: BoostByInteractionCount = DEFAULT_STAGE) -> Boosts:
         """Return the boost of each document, relative to the others of the list unless the stage has a fixed cap."""
@@ -83,26 +68,11 @@ class BoostReader(_Reader):
 
     def read(self, feature_ids: Sequence[str]) -> Snapshot:
         """Read the documents once; any number of stages can be computed from what is returned."""
-        steps = self._memory.read(feature_ids)
-        try:
-            commands = next(steps)
-            while True:
-                commands = steps.send(self._ask(commands))
-        except StopIteration as end:
-            return cast("Snapshot", end.value)
-
-    def _ask(self, commands: list[Command]) -> list[Any] | Exception:
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-            return pipeline.execute()
-        except Exception as error:  # noqa: BLE001  # a search must not fail because of its boosts
-            return error
+        return self._client.run(self._memory.read(feature_ids))
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
-        self._redis.close()
+        self._client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +88,7 @@ class AsyncBoostReader(_Reader):
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
         super().__init__(source, clock=clock)
-        self._redis: redis.asyncio.Redis = self._client(redis.asyncio.Redis, AsyncRetry(NoBackoff(), 0))
+        self._client = AsyncClient(self._settings)
 
     async def boosts(self, feature_ids: Sequence[str], stage: BoostByInteractionCount = DEFAULT_STAGE) -> Boosts:
         """Return the boost of each document, relative to the others of the list unless the stage has a fixed cap."""
@@ -130,26 +100,11 @@ class AsyncBoostReader(_Reader):
 
     async def read(self, feature_ids: Sequence[str]) -> Snapshot:
         """Read the documents once; any number of stages can be computed from what is returned."""
-        steps = self._memory.read(feature_ids)
-        try:
-            commands = next(steps)
-            while True:
-                commands = steps.send(await self._ask(commands))
-        except StopIteration as end:
-            return cast("Snapshot", end.value)
-
-    async def _ask(self, commands: list[Command]) -> list[Any] | Exception:
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute()
-        except Exception as error:  # noqa: BLE001  # a search must not fail because of its boosts
-            return error
+        return await self._client.run(self._memory.read(feature_ids))
 
     async def aclose(self) -> None:
         """Close the connections; a later call opens new ones."""
-        await self._redis.aclose()
+        await self._client.aclose()
 
     async def __aenter__(self) -> Self:
         return self

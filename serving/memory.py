@@ -1,20 +1,16 @@
 """What a reader asks Redis and makes of the answers, without the asking: both readers are thin shells around this."""
 
-import logging
-import threading
-import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from clickwell.clock import Clock
 from clickwell.errors import LayoutError
 from clickwell.schemas.keys import ACTIVE, FRESH, ring_keys
 from clickwell.schemas.rings import Generation, Rings
+from clickwell.serving.clients import Command, Steps
+from clickwell.serving.reports import ReaderStats, Reports
 from clickwell.serving.snapshot import Reason, Snapshot
 from clickwell.settings import BoostSettings
-
-Command = tuple[str | bytes, ...]
 
 # The counts come from this lane; what other lanes have applied says nothing about them.
 LANE = b"popularity/"
@@ -22,32 +18,6 @@ LANE = b"popularity/"
 CAPACITY = 1 << 17
 # A pointer that changes during this many reads in a row is not a rebuild but something broken.
 FLIPS = 3
-LOG_SECONDS = 60.0
-
-log = logging.getLogger("clickwell.serving")
-
-
-@dataclass
-class ReaderStats:
-    """What a reader has been through since it was made.
-
-    Attributes:
-        reads: lists asked for.
-        unavailable, unreadable, absent, stale: lists answered with neutral boosts, by `Reason`.
-        cache_hits: documents answered from the client's cache.
-    """
-
-    reads: int = 0
-    unavailable: int = 0
-    unreadable: int = 0
-    absent: int = 0
-    stale: int = 0
-    cache_hits: int = 0
-
-    @property
-    def failures(self) -> int:
-        """Lists for which Redis gave no usable answer."""
-        return self.unavailable + self.unreadable
 
 
 @dataclass
@@ -97,20 +67,23 @@ class Memory:
     """
 
     def __init__(self, settings: BoostSettings, clock: Clock) -> None:
-        self.stats = ReaderStats()
+        self._reports = Reports("boosts are neutral")
         self._settings = settings
         self._clock = clock
         self._known: _Known | None = None
-        self._lock = threading.Lock()
-        self._next_log = 0.0
 
-    def read(self, feature_ids: Sequence[str]) -> Generator[list[Command], list[Any] | Exception, Snapshot]:
+    @property
+    def stats(self) -> ReaderStats:
+        """Counters since the reader was made."""
+        return self._reports.stats
+
+    def read(self, feature_ids: Sequence[str]) -> Steps[Snapshot]:
         """Yield the commands of one round trip, take their replies or the error, and return what they say.
 
         The rings are asked for under the generation of the call before. Only if the pointer that comes back names
         another one, at the first call and after a rebuild, there is a second round trip.
         """
-        self._count("reads")
+        self._reports.count("reads")
         now_ms = self._clock.now_ms()
         for _ in range(FLIPS):
             known = self._known
@@ -149,7 +122,7 @@ class Memory:
         if not known or not self._settings.cache_seconds:
             return {}
         values = known.remembered(feature_ids, now_ms, self._settings.cache_seconds * 1000)
-        self._count("cache_hits", len(values))
+        self._reports.count("cache_hits", len(values))
         return values
 
     def _judged(
@@ -164,28 +137,15 @@ class Memory:
             return self._neutral(feature_ids, now_ms, Reason.ABSENT, "no worker has reported that it counts")
         if snapshot.age_seconds > self._settings.max_age_seconds:
             detail = f"the counters are {snapshot.age_seconds:,.0f} s behind; is a worker running?"
-            self._report(Reason.STALE, detail)
+            self._reports.problem(Reason.STALE, detail)
             return Snapshot(feature_ids, rings, now_ms, known.fresh_ms, Reason.STALE, detail)
         return snapshot
 
     def _neutral(self, feature_ids: Sequence[str], now_ms: int, reason: Reason, detail: str) -> Snapshot:
-        self._report(reason, detail)
+        self._reports.problem(reason, detail)
         return Snapshot.empty(feature_ids, now_ms, reason, detail)
 
-    def _report(self, reason: Reason, detail: str) -> None:
-        self._count(reason)
-        with self._lock:
-            due, now = self._next_log, time.monotonic()
-            if now >= due:
-                self._next_log = now + LOG_SECONDS
-        if now >= due:
-            log.warning("boosts are neutral (%s): %s", reason, detail)
 
-    def _count(self, name: str, n: int = 1) -> None:
-        with self._lock:
-            setattr(self.stats, name, getattr(self.stats, name) + n)
-
-
-def applied_ms(fields: Mapping[bytes, bytes]) -> int | None:
-    """Return up to when every partition is applied; None when no worker has ever reported."""
-    return min((int(value) for name, value in fields.items() if name.startswith(LANE)), default=None)
+def applied_ms(fields: Mapping[bytes, bytes], lane: bytes = LANE) -> int | None:
+    """Return up to when a lane has applied every partition; None when no worker has ever reported."""
+    return min((int(value) for name, value in fields.items() if name.startswith(lane)), default=None)

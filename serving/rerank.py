@@ -11,7 +11,6 @@ Several stages multiply. A boost always moves in its own direction: a negative s
 lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1).
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -19,12 +18,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clickwell.errors import InputError
 from clickwell.serving.boosts import DEFAULT_STAGE, AsyncBoostReader, BoostReader
 from clickwell.serving.formula import BoostByInteractionCount, stage_of
+from clickwell.serving.profile import Match
+from clickwell.serving.results import boosted, ids_of, scores_of
 from clickwell.serving.snapshot import Boost, Boosts, Snapshot
-
-ID_NAMES = ("feature_id", "document_id", "id")
 
 T = TypeVar("T")
 Stage = BoostByInteractionCount | Mapping[str, Any]
@@ -37,14 +35,14 @@ class Why:
     Attributes:
         rank_before, rank_after: 0-based places in the given and in the returned list.
         score_before: the score that was boosted.
-        stages: what each stage counted and made of it.
+        stages: what each stage counted and made of it; of a personal order, what fits the user.
         sentence: the same for people, such as `x1.20  412 clicks, 31 purchases in 7 days`.
     """
 
     rank_before: int
     rank_after: int
     score_before: float
-    stages: tuple[Boost, ...]
+    stages: tuple[Boost | Match, ...]
     sentence: str
 
 
@@ -82,7 +80,7 @@ def rerank(
         InputError: a result has no id.
         SettingsError: a stage is malformed.
     """
-    stages, ids = _stages(boost_by_interaction_count), _ids(results)
+    stages, ids = _stages(boost_by_interaction_count), ids_of(results)
     return _order(results, reader.read(ids), stages, explain=explain)
 
 
@@ -94,7 +92,7 @@ async def arerank(
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Do the same as `rerank`, for asyncio."""
-    stages, ids = _stages(boost_by_interaction_count), _ids(results)
+    stages, ids = _stages(boost_by_interaction_count), ids_of(results)
     return _order(results, await reader.read(ids), stages, explain=explain)
 
 
@@ -105,8 +103,8 @@ def _order(
     boosts: NDArray[np.float64] = np.ones(len(results))
     for stage in applied:
         boosts *= stage.values
-    before = _scores(results)
-    after = np.where(before < 0, before / boosts, before * boosts)
+    before = scores_of(results)
+    after = boosted(before, boosts)
     order = np.argsort(-after, kind="stable").tolist()
     return [
         Ranked(
@@ -129,28 +127,3 @@ def _why(row: int, rank: int, score: float, boost: float, applied: list[Boosts])
 
 def _stages(given: Stage | Iterable[Stage]) -> list[BoostByInteractionCount]:
     return [stage_of(stage) for stage in ([given] if isinstance(given, (BoostByInteractionCount, Mapping)) else given)]
-
-
-def _ids(results: Sequence[Any]) -> list[str]:
-    return [_id(result, row) for row, result in enumerate(results)]
-
-
-def _id(result: Any, row: int) -> str:
-    if isinstance(result, (tuple, list)):
-        return str(result[0])
-    for name in ID_NAMES:
-        value = _field(result, name)
-        if value is not None:
-            return str(value)
-    raise InputError(f"result {row} has none of {', '.join(ID_NAMES)}")
-
-
-def _scores(results: Sequence[Any]) -> NDArray[np.float64]:
-    scores = [result[1] if isinstance(result, (tuple, list)) else _field(result, "score") for result in results]
-    if any(score is None or math.isnan(score) for score in scores):
-        return 1 / np.arange(1.0, len(scores) + 1)
-    return np.array(scores, np.float64)
-
-
-def _field(result: Any, name: str) -> Any:
-    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)

@@ -80,8 +80,11 @@ def _lag(settings: Settings, table: Table, delta: DeltaTable) -> int | None:
         ends = log.latest(table.topic.name, range(partitions))
     except KafkaError:
         return None
-    stored = offsets_of(delta, topic_id, partitions)
-    return sum(max(0, ends[partition] - (offset or 0)) for partition, offset in stored.items())
+    ahead = _Ahead(log, table.topic.name)
+    return sum(
+        ahead.records(partition, offset or 0, ends[partition])
+        for partition, offset in offsets_of(delta, topic_id, partitions).items()
+    )
 
 
 def offsets_of(delta: DeltaTable, topic_id: str, partitions: int) -> dict[int, int | None]:
@@ -114,6 +117,7 @@ def wait_written(
     log = KafkaLog(settings.kafka)
     waited = [table for table in TABLES if targets.get(table.topic.name) and exists(settings, table)]
     topics = {table.name: log.describe(table.topic.name) for table in waited}
+    ahead = {table.name: _Ahead(log, table.topic.name) for table in waited}
     deadline = time.monotonic() + timeout
     while True:
         behind: dict[str, int] = {}
@@ -123,7 +127,10 @@ def wait_written(
                 waited.remove(table)
                 continue
             wanted = targets[table.topic.name]
-            behind[table.name] = sum(max(0, end - (stored.get(part) or 0)) for part, end in wanted.items())
+            behind[table.name] = sum(
+                ahead[table.name].records(partition, stored.get(partition) or 0, end)
+                for partition, end in wanted.items()
+            )
         if not any(behind.values()):
             return [table.name for table in waited]
         progress(sum(behind.values()))
@@ -135,3 +142,28 @@ def wait_written(
                 fix="`clickwell status` shows whether a sink runs; `clickwell lake status` how far it is",
             )
         time.sleep(POLL_SECONDS)
+
+
+class _Ahead:
+    """How much of a topic lies between a stored offset and another one; each stored offset is looked at once.
+
+    Offsets that the markers of transactions took hold no record: nobody will ever write anything that moves a table
+    over those at the end of a partition.
+    """
+
+    def __init__(self, log: KafkaLog, topic: str) -> None:
+        self._log = log
+        self._topic = topic
+        self._first: dict[tuple[int, int], int] = {}
+
+    def records(self, partition: int, stored: int, end: int) -> int:
+        """Return the offsets from the first record at or after `stored` up to `end`; 0 if no record is there."""
+        if stored >= end:
+            return 0
+        place = partition, stored
+        if place not in self._first:
+            try:
+                self._first[place] = self._log.first_record(self._topic, partition, stored)
+            except KafkaError:
+                return end - stored  # retention took what lies there, or the broker is away for the moment
+        return max(0, end - self._first[place])

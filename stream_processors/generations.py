@@ -47,13 +47,12 @@ def new_generation(
     )
 
 
-def history_start_ms(generation: Generation, dedup_ms: int) -> int:
-    """Return the broker's time from which the log must be read to build a generation.
+def log_start_ms(generation: Generation, lane: Lane[Any], dedup_ms: int) -> int:
+    """Return the broker's time from which a lane must read the log to build a generation.
 
-    That is the window, and before it the time in which a first copy of a repeated event may lie.
+    That is its reach, and before it the time in which a first copy of a repeated event may lie.
     """
-    window_ms = (generation.layout.window + 1) * generation.layout.slot_ms
-    return generation.started_ms - window_ms - 2 * dedup_ms
+    return generation.started_ms - lane.reach_ms - 2 * dedup_ms
 
 
 class Generations:

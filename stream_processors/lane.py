@@ -43,12 +43,15 @@ class Lane(Protocol[W]):
         name: stands in the ledger's fields, so it is there for ever.
         function: what Redis calls with the arguments, see `functions.lua`.
         topics: whose records it reads.
+        reach_ms: how far back the log is read to build a generation, before the time in which first copies of repeated
+            events may lie.
         shape: settings that its keys depend on, as JSON; a generation with another shape is not written.
     """
 
     name: str
     function: str
     topics: tuple[str, ...]
+    reach_ms: int
     shape: Mapping[str, Any]
 
     def begin(self, topic: str) -> W:

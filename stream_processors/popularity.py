@@ -1,6 +1,6 @@
 """The popularity lane: one batch of interactions to what each shard's counters must gain. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,13 @@ import xxhash
 from clickwell.clock import MS_PER_HOUR
 from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch, Row
-from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS, signals_of
+from clickwell.schemas.interactions import signals_of
 from clickwell.schemas.keys import SHARDS, HashMap
 from clickwell.schemas.rings import ERA_HALF_LIVES, Layout
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import PopularitySettings
 from clickwell.stream_processors.lane import Arg
+from clickwell.stream_processors.meanings import Meanings
 
 
 @dataclass
@@ -68,10 +69,11 @@ class PopularityLane:
     def __init__(self, settings: PopularitySettings) -> None:
         self._settings = settings
         self.layout = Layout.of(settings)
+        self.reach_ms = (self.layout.window + 1) * self.layout.slot_ms
         self._era_hours = ERA_HALF_LIVES * settings.trending_half_life_hours
         self._packed_bytes = 2 * len(settings.signals)
         self._hashes = HashMap()
-        self._gains: dict[tuple[str, ...], tuple[int, int, int]] = {}
+        self._gains = Meanings(self._pack, settings.long_view_ms)
         weights = [settings.trending_weights.get(signal, 0.0) for signal in settings.signals]
         self._shape: list[Arg] = [
             self.layout.cells,
@@ -97,7 +99,7 @@ class PopularityLane:
         shares, digest = work.shards, xxhash.xxh3_64_digest
         # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.
         some_late = min(batch.times) < self._oldest_ms(max(batch.received))
-        for i, packed in enumerate(self._gains_of(batch.rows)):
+        for i, packed in enumerate(self._gains.of(batch.rows)):
             row = batch.rows[i]
             document = row.feature_id
             hashed = hashes[document]
@@ -124,7 +126,8 @@ class PopularityLane:
         """Subtract what an event counted; one that was late, or has no counter, counted nothing."""
         document = retraction.feature_id
         shard = self._hashes.of([document])[document] % SHARDS
-        packed = self._gain(retraction.interaction_type, retraction.duration_ms)
+        types, long_view_ms = retraction.interaction_type, self._settings.long_view_ms
+        packed = self._pack(signals_of(types, retraction.duration_ms, long_view_ms=long_view_ms))
         late = retraction.timestamp < self._oldest_ms(retraction.received_ms)
         if not packed or late or (done is not None and offset < done[shard]):
             return
@@ -168,46 +171,9 @@ class PopularityLane:
     def _oldest_ms(self, received_ms: int) -> int:
         return (self.layout.slot(received_ms) - self.layout.window) * self.layout.slot_ms
 
-    def _gains_of(self, rows: Sequence[Row]) -> list[int]:
-        """Return what each row counts: one u16 for each signal, packed into one integer."""
-        known = self._gains
-        long_view_ms = self._settings.long_view_ms
-        gains = []
-        for row in rows:
-            types, details = row.interaction_type, row.metadata
-            plain, long_view, returned = known.get(types) or self._learn(types)
-            duration = details.duration_ms if details is not None else None
-            if duration is None:
-                gains.append(plain)
-            elif duration >= long_view_ms:
-                gains.append(long_view)
-            else:
-                gains.append(returned if duration < RETURN_TO_RESULTS_MS else plain)
-        return gains
-
-    def _gain(self, types: tuple[str, ...], duration_ms: int | None) -> int:
-        """Return what one event counts, as `_gains_of` does for many."""
-        if duration_ms is None:
-            return self._pack(types)
-        return self._pack(signals_of(types, duration_ms, long_view_ms=self._settings.long_view_ms))
-
-    def _learn(self, types: tuple[str, ...]) -> tuple[int, int, int]:
-        """Work out what a combination of types counts without a duration of note, as a long view, as a return."""
-        long_view_ms = self._settings.long_view_ms
-        gain = (
-            self._pack(types),
-            self._pack(signals_of(types, long_view_ms, long_view_ms=long_view_ms)),
-            self._pack(signals_of(types, 0, long_view_ms=long_view_ms)),
-        )
-        # Names are free, so an attacker could fill memory with combinations; forgetting all of them is cheap.
-        if len(self._gains) > 10_000:
-            self._gains.clear()
-        self._gains[types] = gain
-        return gain
-
-    def _pack(self, signals: Iterable[str]) -> int:
-        present = set(signals)
-        return sum(1 << 16 * bit for bit, signal in enumerate(self._settings.signals) if signal in present)
+    def _pack(self, signals: Collection[str]) -> int:
+        """Return what these signals count: one u16 for each that has a ring, packed into one integer."""
+        return sum(1 << 16 * bit for bit, signal in enumerate(self._settings.signals) if signal in signals)
 
 
 def _repeats(ids: Sequence[bytes]) -> list[int]:

@@ -38,7 +38,7 @@ class Rebuild:
         self._client = connect(settings.redis, timeout=timeout)
         failpoints = Failpoints()
         lanes = lanes_of(settings)
-        ledger = Ledger(connect(settings.redis, timeout=None), failpoints, timeout=timeout)
+        ledger = Ledger(self._client, failpoints, timeout=timeout)
         generations = Generations(self._client, settings.popularity, lanes, failpoints)
         kafka, dedup_ms = KafkaLog(settings.kafka), settings.popularity.dedup_ms
         self._resume = Resume(

@@ -16,7 +16,7 @@ from clickwell.schemas.erased import Erased
 from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
 from clickwell.stream_processors.engine import Part
-from clickwell.stream_processors.generations import Generations, history_start_ms
+from clickwell.stream_processors.generations import Generations, log_start_ms
 from clickwell.stream_processors.lane import Lane
 from clickwell.stream_processors.ledger import Call, Ledger
 
@@ -49,7 +49,7 @@ class Resume:
     async def load(self, part: Part) -> dict[str, list[int]]:
         """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard.
 
-        Shards that know nothing of the partition begin at the start of the history that the window needs.
+        Shards that know nothing of the partition begin where the log that the lane needs begins.
 
         Raises:
             TopicRecreatedError: the stored offsets belong to an earlier topic of the same name.
@@ -92,7 +92,7 @@ class Resume:
         missing = [shard for shard, offset in enumerate(stored) if offset is None]
         if missing:
             await self._forget_other_topics(generation, lane)
-            start_ms = history_start_ms(generation, self._dedup_ms)
+            start_ms = log_start_ms(generation, lane, self._dedup_ms)
             start = await asyncio.to_thread(self._kafka.at, part.topic, part.partition, start_ms)
             log.info("%s: %d shards begin at offset %d", field, len(missing), start)
             await self._ledger.open(generation.name, field, missing, start)

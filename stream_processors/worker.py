@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from redis.asyncio import Redis
@@ -196,7 +195,7 @@ class Worker:
             "at_ms": now_ms,
             "generation": parts[0].generation if parts else "",
             "lag": {part.field_of(lane): self._lag(part, done) for part in parts for lane, done in part.done.items()},
-            **asdict(self.engine.stats),
+            **vars(self.engine.stats),
             "lost": self.resume.lost,
         }
         self._reported = self._reported or bool(parts)

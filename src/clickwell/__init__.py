@@ -5,6 +5,8 @@ The public names are loaded on first use, so that a service which only emits eve
 - `Emitter`, `AsyncEmitter` send interactions and searches to Kafka;
 - `BoostReader`, `AsyncBoostReader` read popularity boosts from Redis in one round trip;
 - `rerank` orders a result list by them;
+- `InteractionReader`, `AsyncInteractionReader` read what a user did: exclusions, preferences, a personal order;
+- `Client`, `AsyncClient` talk to the HTTP API, and run analytics and training on the lake;
 - `Interaction`, `Search` are the events.
 """
 
@@ -18,26 +20,37 @@ if TYPE_CHECKING:
     from clickwell.schemas.interactions import Interaction
     from clickwell.schemas.searches import Search
     from clickwell.serving.boosts import AsyncBoostReader, BoostReader
+    from clickwell.serving.client.aio import AsyncClient
+    from clickwell.serving.client.blocking import Client
+    from clickwell.serving.interactions import AsyncInteractionReader, InteractionReader
     from clickwell.serving.rerank import rerank
 
 __version__ = version("clickwell")
 
 _HOMES = {
     "AsyncBoostReader": "clickwell.serving.boosts",
+    "AsyncClient": "clickwell.serving.client.aio",
     "AsyncEmitter": "clickwell.producers.aio",
+    "AsyncInteractionReader": "clickwell.serving.interactions",
     "BoostReader": "clickwell.serving.boosts",
+    "Client": "clickwell.serving.client.blocking",
     "Emitter": "clickwell.producers.emitter",
     "Interaction": "clickwell.schemas.interactions",
+    "InteractionReader": "clickwell.serving.interactions",
     "Search": "clickwell.schemas.searches",
     "rerank": "clickwell.serving.rerank",
 }
 
 __all__ = [
     "AsyncBoostReader",
+    "AsyncClient",
     "AsyncEmitter",
+    "AsyncInteractionReader",
     "BoostReader",
+    "Client",
     "Emitter",
     "Interaction",
+    "InteractionReader",
     "Search",
     "__version__",
     "rerank",

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.errors import DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
-from clickwell.kafka import KafkaLog, librdkafka_config, read_range
+from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.schemas.decode import Record
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import MAX_EVENT_BYTES, dead_letter_key
@@ -134,22 +134,15 @@ class DeadLetters:
         """Read the keys of the letters that came since the last time; asking for the ends is all there mostly is."""
         _, self._partitions = self._log.describe(DEAD_LETTERS.name)
         ends = self._log.latest(DEAD_LETTERS.name, range(self._partitions))
-        behind = {partition for partition, end in ends.items() if self._read_to.get(partition, 0) < end}
-        if not behind:
-            return
-        for message in read_range(self._settings, DEAD_LETTERS.name, self._read_to, {p: ends[p] for p in behind}):
-            self._take(message)
-        self._read_to |= {partition: ends[partition] for partition in behind}
-
-    def _take(self, message: Message) -> None:
-        """Learn from one letter."""
-        headers = message.headers()
-        known = {name: _text(value) for name, value in dict(headers or ()).items()}
-        try:
-            source = (known["topic_id"], int(known["partition"]))
-            self._known.setdefault(source, set()).add(int(known["offset"]))
-        except (KeyError, ValueError):
-            pass  # not a letter of ours
+        begin = {partition: self._read_to.get(partition, 0) for partition in range(self._partitions)}
+        for letter in self._log.read(DEAD_LETTERS.name, begin, ends):
+            try:
+                source = (letter.headers["topic_id"].decode(), int(letter.headers["partition"]))
+                self._known.setdefault(source, set()).add(int(letter.headers["offset"]))
+            except (KeyError, ValueError):
+                pass  # not a letter of ours
+            self._read_to[letter.partition] = letter.offset + 1
+        self._read_to.update(ends)
 
 
 def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[str, str | bytes | None]]:
@@ -166,7 +159,3 @@ def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[s
         ("key", key[:MAX_KEY] if isinstance(key, bytes) else b""),
         *([("cut_from", str(size).encode())] if size > MAX_EVENT_BYTES else []),
     ]
-
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""

@@ -11,11 +11,9 @@ from threading import Lock
 from typing import Any, Literal
 
 import msgspec
-from confluent_kafka import KafkaException, Message
 from pydantic import ValidationError
 
-from clickwell.errors import KafkaError
-from clickwell.kafka import KafkaLog, read_range
+from clickwell.kafka import KafkaLog, LogRecord
 from clickwell.privacy import load_keys
 from clickwell.schemas.controls import PREFIX, Control, Fence, Subject, decode_control
 from clickwell.schemas.erased import EVERYWHERE, Erased
@@ -132,11 +130,9 @@ class ErasureLog:
                 self.batches.clear()
                 self._topic_id, self._read_to = topic_id, {}
             ends = self._kafka.latest(ERASURES.name, range(partitions))
-            try:
-                for message in read_range(self._settings.kafka, ERASURES.name, self._read_to, ends):
-                    self._take(message)
-            except KafkaException as error:
-                raise KafkaError(f"topic {ERASURES.name} cannot be read: {error}") from None
+            begin = {partition: self._read_to.get(partition, 0) for partition in ends}
+            for record in self._kafka.read(ERASURES.name, begin, ends):
+                self._take(record)
             self._read_to = ends
 
     def steps_end(self) -> int:
@@ -186,24 +182,21 @@ class ErasureLog:
         Raises:
             KafkaError: the broker is away.
         """
-        for message in read_range(self._settings.kafka, topic, {partition: start}, {partition: stop}):
-            value, offset = message.value(), message.offset()
-            assert offset is not None
-            if value is not None and value.startswith(PREFIX):
+        for record in self._kafka.read(topic, {partition: start}, {partition: stop}):
+            if record.value is not None and record.value.startswith(PREFIX):
                 try:
-                    yield offset, decode_control(value)
+                    yield record.offset, decode_control(record.value)
                 except msgspec.DecodeError:
                     continue  # dead-lettered by those who read the topic
 
-    def _take(self, message: Message) -> None:
-        value, received_ms, offset = message.value() or b"", message.timestamp()[1], message.offset()
-        assert offset is not None
+    def _take(self, record: LogRecord) -> None:
+        value = record.value or b""
         try:
             if value.startswith(PREFIX):
-                self._step(_decode_step(value), offset, received_ms)
+                self._step(_decode_step(value), record.offset, record.received_ms)
             else:
                 erasure = Erasure.model_validate_json(value)
-                self.requests.setdefault(erasure.erasure_id, Request(erasure, received_ms))
+                self.requests.setdefault(erasure.erasure_id, Request(erasure, record.received_ms))
         except (ValidationError, msgspec.DecodeError, UnicodeDecodeError):
             self.invalid += 1
 

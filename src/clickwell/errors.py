@@ -13,7 +13,8 @@ ClickwellError              code, why, fix, exit_code
 │   ├── LakeError           the lake's storage is away, full, or holds no such table
 │   └── StackError          the local stack could not start (taken port, missing Java, no disk)
 ├── DecodeError             one event is not valid; carries a reason, the field and a sentence
-└── LayoutError             counters were built with other settings than the ones now in force          exit 3
+├── LayoutError             counters were built with other settings than the ones now in force          exit 3
+└── LeakError               training data knows something of its own test                               exit 3
 ```
 
 `code` is stable and stands in docs/errors.md; `why` and `fix` are one line each and are what a user reads.
@@ -99,6 +100,13 @@ class LayoutError(ClickwellError):
     """The counters in Redis were built with other settings than those now in force."""
 
     code = "CW-301"
+    exit_code = 3
+
+
+class LeakError(ClickwellError):
+    """Training data knows something of the data that it will be tested on."""
+
+    code = "CW-302"
     exit_code = 3
 
 

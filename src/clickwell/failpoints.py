@@ -28,6 +28,8 @@ NAMES = (
     "after_rewrite",
     "before_receipt",
     "after_receipt",
+    "after_intent",
+    "after_replay",
 )
 
 

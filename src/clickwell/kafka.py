@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
@@ -13,9 +13,10 @@ from clickwell.settings import KafkaSettings
 
 # Longer than one lost leader of a healthy cluster takes to be replaced; callers that may wait longer ask again.
 TIMEOUT = 15.0
-# A broker that is read from and has more sends it within this time.
-READ_SECONDS = 30.0
 END_REACHED = KafkaCode._PARTITION_EOF  # noqa: SLF001  # librdkafka's name for it
+
+# A partition that has records to give gives some within this time, unless its leader is gone.
+READ_SECONDS = 30.0
 
 # Seconds for which a broker may answer so of a topic that was just made, or whose leader has just changed.
 _SETTLING: dict[int | None, float] = {
@@ -51,48 +52,15 @@ def topic_id_text(topic_id: object) -> str:
     return str(topic_id).replace("+", "-").replace("/", "_")
 
 
-def read_range(
-    settings: KafkaSettings, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]
-) -> Iterator[Message]:
-    """Yield every record of each partition from its start (0 when absent, later where retention took it) to its end.
+class LogRecord(NamedTuple):
+    """One record as it lies in a topic; `received_ms` is the broker's time, of repeated headers the last one counts."""
 
-    Records of open and of aborted transactions are among them. Partitions come interleaved.
-
-    Raises:
-        KafkaError: the broker is away.
-    """
-    behind = {partition for partition, end in ends.items() if starts.get(partition, 0) < end}
-    if not behind:
-        return
-    consumer = Consumer(
-        {
-            **librdkafka_config(settings),
-            # Never joined: librdkafka wants a name.
-            "group.id": "clickwell-reader",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_uncommitted",
-            "auto.offset.reset": "earliest",
-            "log_level": 0,
-        }
-    )
-    try:
-        consumer.assign([TopicPartition(topic, partition, starts.get(partition, 0)) for partition in behind])
-        while behind:
-            # One at a time: `consume` waits for a full batch until its time is over.
-            message = consumer.poll(READ_SECONDS)
-            error = message.error() if message is not None else None
-            if message is None or (error is not None and error.code() != END_REACHED):
-                raise KafkaError(f"topic {topic} could not be read to its end", why=error.str() if error else "")
-            partition, offset = message.partition(), message.offset()
-            assert partition is not None
-            assert offset is not None
-            if error is None and offset < ends[partition]:
-                yield message
-            if error is not None or offset + 1 >= ends[partition]:
-                behind.discard(partition)
-    finally:
-        consumer.close()
+    partition: int
+    offset: int
+    received_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
 
 
 class KafkaLog:
@@ -167,6 +135,58 @@ class KafkaLog:
         finally:
             consumer.close()
 
+    def read(
+        self, topic: str, begin: Mapping[int, int], end: Mapping[int, int], *, committed: bool = False
+    ) -> Iterator[LogRecord]:
+        """Yield the records of some partitions; those of one partition in order.
+
+        Args:
+            topic: its name.
+            begin: partition -> first offset; what retention has taken of it is passed over.
+            end: partition -> offset after the last one, for the same partitions; at most the log's end.
+            committed: leave out what belongs to a Kafka transaction that was aborted or is not over, and what lies
+                behind the latter.
+
+        Raises:
+            KafkaError: the broker is away.
+        """
+        left = {partition for partition, offset in begin.items() if offset < end[partition]}
+        if not left:
+            return
+        consumer = Consumer(
+            {
+                **librdkafka_config(self._settings),
+                "group.id": "clickwell-read",
+                "isolation.level": "read_committed" if committed else "read_uncommitted",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "log_level": 0,
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(topic, partition, begin[partition]) for partition in left])
+            while left:
+                # One at a time: `consume` waits for a full batch until its time is over, and its caller with it.
+                message = consumer.poll(READ_SECONDS)
+                if message is None:
+                    raise KafkaError(f"topic {topic} could not be read to its end")
+                partition, offset, error = message.partition(), message.offset(), message.error()
+                assert partition is not None
+                assert offset is not None
+                if error is None:
+                    if offset < end[partition]:
+                        yield _log_record(message)
+                    offset += 1
+                elif error.code() != END_REACHED:
+                    raise KafkaError(f"topic {topic} cannot be read: {error.str()}")
+                if offset >= end[partition] or (error is not None and committed):
+                    left.discard(partition)
+        except KafkaException as error:
+            raise KafkaError(f"topic {topic} cannot be read: {error.args[0].str()}") from None
+        finally:
+            consumer.close()
+
     def _describe(self, topic: str) -> Any:
         futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
         return futures[topic].result(TIMEOUT)
@@ -195,3 +215,17 @@ class KafkaLog:
                         fix="`clickwell up` starts a local broker; `clickwell topics` creates missing topics",
                     ) from None
             time.sleep(0.1)
+
+
+def _log_record(message: Message) -> LogRecord:
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
+    assert offset is not None
+    said: list[tuple[str, Any]] = message.headers() or []  # type: ignore[assignment]  # its stubs know more forms
+    headers = {name: value or b"" for name, value in said}
+    key, value = message.key(), message.value()
+    return LogRecord(partition, offset, message.timestamp()[1], _bytes(key), _bytes(value), headers)
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

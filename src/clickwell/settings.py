@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clickwell.clock import MS_PER_HOUR
@@ -101,10 +101,69 @@ class PopularitySettings(_Group):
         return self
 
 
+Exposure = Literal["auto", "shown", "explicit", "implied"]
+
+
+class EngagementSettings(_Group):
+    """What is counted by position, query and document. A change needs `clickwell rebuild`."""
+
+    exposure: Exposure = "auto"
+    """What says that a result was exposed, besides being acted on: the list of its Search event (`shown`), impressions
+    (`explicit`), nothing else (`implied`); `auto` takes the list where the Search event is known, else impressions."""
+    exposure_by_retriever: dict[str, Exposure] = {}
+    """The same for single retrievers, as a JSON object."""
+    join_hours: int = Field(default=12, ge=1, le=48)
+    """Events of one search are told to belong together if they are received within this time, at most twice of it."""
+    hourly_days: int = Field(default=7, ge=1, le=31)
+    """How long hourly windows are kept."""
+    daily_days: int = Field(default=90, ge=1, le=400)
+    """How long daily windows are kept. Events that are older when they are received go to the lake only."""
+    table_rows: int = Field(default=2000, ge=10, le=100_000)
+    """Queries and documents of one window in each of the 64 shards at most; what is beyond is counted as `other`."""
+
+
+class HistorySettings(_Group):
+    """What is remembered of each user: which documents, by signal, and when last."""
+
+    signals: tuple[SignalName, ...] = (
+        "click",
+        "long_view",
+        "add_to_cart",
+        "purchase",
+        "positive_feedback",
+        "negative_feedback",
+    )
+    """Signals that are remembered."""
+    days: int = Field(default=90, ge=1, le=3650)
+    """How long. After a loss of Redis workers find as much of it as Kafka still has."""
+    max_items: int = Field(default=1000, ge=1, le=100_000)
+    """Documents of one user and signal at most; the newest stay."""
+    consumed: tuple[SignalName, ...] = ("purchase",)
+    """Signals that exclude a document from a user's results unless a call names others."""
+
+
+class ProfileSettings(_Group):
+    """How a user's history becomes preferences. Nothing is stored: a change shows at the next read."""
+
+    weights: dict[SignalName, float] = {
+        "click": 1.0,
+        "long_view": 2.0,
+        "add_to_cart": 3.0,
+        "purchase": 5.0,
+        "positive_feedback": 5.0,
+        "negative_feedback": -5.0,
+    }
+    """What the last time of each signal says about a document; a signal below zero speaks against it."""
+    half_life_days: float = Field(default=30.0, gt=0)
+    """Age at which it weighs half."""
+    prior: float = Field(default=5.0, ge=0)
+    """Weight at which a profile counts half: with little history it moves little."""
+
+
 class WorkerSettings(_Group):
     """How a worker behaves. The defaults suit production; tests shorten the times."""
 
-    lanes: tuple[Literal["popularity"], ...] = ("popularity",)
+    lanes: tuple[Literal["popularity", "engagement", "history"], ...] = ("popularity", "engagement", "history")
     """What is counted. A lane that the counters in Redis lack is counted from the log when a worker with it starts."""
     chunk_records: int = Field(default=10_000, ge=1, le=20_000)
     """Records handed to the lanes at once. Larger chunks starve the group's heartbeat, which shares the interpreter."""
@@ -210,6 +269,45 @@ class PrivacySettings(_Group):
         return self
 
 
+class ApiSettings(_Group):
+    """How the HTTP API listens, and its limits."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Beyond this machine it serves nobody until there is a key: `clickwell keys create`."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    origins: tuple[str, ...] = ()
+    """Origins whose pages may send events, such as `https://shop.example`; keys may name further ones."""
+    ack_seconds: float = Field(default=10.0, gt=0, le=60)
+    """Longest wait for the broker before a request is answered with 503."""
+    read_seconds: float = Field(default=10.0, gt=0, le=300)
+    """Time in which a request, body included, must have arrived."""
+    connections: int = Field(default=1000, ge=1, le=100_000)
+    """Connections held at once; further ones are answered with 503."""
+    memory_mb: int = Field(default=128, ge=4, le=65_536)
+    """Bodies held in memory at once; what goes beyond is answered with 503."""
+
+
+class AlertSettings(_Group):
+    """Who is told when relevance falls."""
+
+    webhook: SecretStr = SecretStr("")
+    """http:// or https:// address that gets a POST for each alert that opens or closes. It may hold a token."""
+    webhook_seconds: float = Field(default=5.0, gt=0, le=60)
+    """Seconds that the webhook may take."""
+    prometheus: Path | None = None
+    """File for Prometheus' textfile collector, written at each check."""
+    every_seconds: float = Field(default=900.0, ge=10, le=86_400)
+    """How often `clickwell alerts watch` checks. A check looks at full hours only."""
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_http(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not value.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("begin it with http:// or https://")
+        return value
+
+
 class _StackSource(PydanticBaseSettingsSource):
     """The addresses that `clickwell up` wrote."""
 
@@ -234,11 +332,16 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     popularity: PopularitySettings = PopularitySettings()
+    engagement: EngagementSettings = EngagementSettings()
+    history: HistorySettings = HistorySettings()
+    profile: ProfileSettings = ProfileSettings()
     worker: WorkerSettings = WorkerSettings()
     sink: SinkSettings = SinkSettings()
     emitter: EmitterSettings = EmitterSettings()
     boosts: BoostSettings = BoostSettings()
     privacy: PrivacySettings = PrivacySettings()
+    api: ApiSettings = ApiSettings()
+    alerts: AlertSettings = AlertSettings()
 
     @property
     def lake_uri(self) -> str:

@@ -5,17 +5,22 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from clickwell.producers import metarank, ubi
 from clickwell.producers.topics import end_offsets, ensure_topics
+from clickwell.schemas.interactions import Interaction
+from clickwell.schemas.searches import Search
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id
 from clickwell.settings import Settings
 
 pytestmark = pytest.mark.broker
 
+DATA = Path(__file__).parents[1] / "data"
 NAMES = (INTERACTIONS.name, SEARCHES.name)
 
 
@@ -132,6 +137,25 @@ def test_a_session_log_without_times_ends_now(run, sent, tmp_path):
         "s1": 1000,
     }
     assert all(event["retriever_id"] == "web" for event in events.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "interactions", "searches", "others"), [("ubi", 7, 5, 2), ("metarank", 4, 4, 2)], ids=["ubi", "metarank"]
+)
+def test_the_files_of_other_tools_are_sent(run, sent, name, interactions, searches, others):
+    """Every event of the example file is in its topic; what tells of no search or result is counted, not rejected."""
+    dialect = {"ubi": ubi, "metarank": metarank}[name]
+    path = DATA / f"{name}.jsonl"
+    result = run("publish", path, "--format", name, "--retriever", "site", "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["acked"] == {"interactions": interactions, "searches": searches}
+    assert (summary["rejected"], summary["not_applicable"]) == (0, others)
+    models = (Interaction.model_validate(one) if "feature_id" in one else Search.model_validate(one) for one in sent())
+    back = {json.dumps(dialect.from_event(event), sort_keys=True) for event in models}
+    originals = {json.dumps(json.loads(line), sort_keys=True) for line in path.read_text().splitlines()}
+    assert back < originals
+    assert len(back) == interactions + searches
 
 
 def test_standard_input_is_read(kafka, sent, tmp_path):

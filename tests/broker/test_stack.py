@@ -65,7 +65,7 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
     told = json.loads(up.stdout)
     pids = [part["pid"] for part in told["components"]] + [told["pid"]]
     try:
-        assert [part["name"] for part in told["components"]] == ["kafka", "redis", "sink", "worker-1"]
+        assert [part["name"] for part in told["components"]] == ["kafka", "redis", "sink", "api", "worker-1"]
         assert "✓ Kafka 4.3.0" in up.stderr
         assert "Ready in" in up.stderr
         settings = Settings.load(tmp_path)
@@ -83,7 +83,8 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
         assert seen["state"] == "up"
         assert [part["up"] for part in seen["components"]] == [True] * 4
         assert [worker["pid"] for worker in seen["workers"]] == [told["components"][3]["pid"]]
-        assert seen["lag"] == {"popularity": 0}
+        assert seen["lag"]["popularity"] == 0
+        assert seen["lag"].keys() <= {*settings.worker.lanes, "lake/interactions", "lake/searches"}
         assert "kafka\tup" in clickwell("status", "--data", tmp_path).stdout
 
         worker = told["components"][3]["pid"]

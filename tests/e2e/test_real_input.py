@@ -84,3 +84,17 @@ def test_every_count_of_real_logs_equals_a_recount(stack, shared_data):
     audited = json.loads(stack("audit", "--json"))
     assert audited["differences"] == []
     assert audited["total"] == sum(found.values())
+
+
+@pytest.mark.broker
+def test_history_that_shall_count_goes_through_kafka(stack, tmp_path):
+    """`lake load --publish` brings an event into the counters and, once, into the lake."""
+    event = {"feature_id": "from-history", "interaction_type": ["click"], "interaction_id": "h1"}
+    (tmp_path / "history.jsonl").write_text(json.dumps(event))
+    for _ in range(2):
+        summary = json.loads(stack("lake", "load", str(tmp_path / "history.jsonl"), "--publish", "--json"))
+        assert summary["waited"] is True
+    counted = [json.loads(line) for line in stack("counts", "--jsonl").splitlines()]
+    assert [row["count"] for row in counted if row["feature_id"] == "from-history"] == [1]
+    sql = "select count(*) as rows from interactions where feature_id = 'from-history'"
+    assert json.loads(stack("lake", "sql", sql, "--json"))["rows"] == [{"rows": 1}]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from clickwell.devstack.state import Component, StackLock, StackState, supervisor_pid
-from clickwell.devstack.status import WorkerReport, without_password
+from clickwell.devstack.status import without_password
+from clickwell.serving.workers import WorkerReport
 from clickwell.settings import Settings
 
 HOLD = """

@@ -8,7 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import demo, lake, operate, output, privacy, read, run, send
+from clickwell.cli import (
+    api,
+    dead_letters,
+    demo,
+    insights,
+    keys,
+    lake,
+    learn,
+    operate,
+    output,
+    people,
+    privacy,
+    read,
+    run,
+    send,
+)
 from clickwell.errors import ClickwellError
 
 EXIT_CODES = """\b
@@ -25,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, demo, send, read, operate, lake, privacy):
+for _module in (run, demo, send, read, operate, lake, api, keys, people, insights, learn, dead_letters, privacy):
     _module.register(app)
 
 

@@ -3,15 +3,23 @@
 import hashlib
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clickwell.cli import output
+from clickwell.cli import output, send
 from clickwell.cli.output import DataOption, JsonOption
-from clickwell.cli.send import PARTLY_DONE, FileFormat, tell_rejects
+from clickwell.cli.send import (
+    PARTLY_DONE,
+    FileFormat,
+    FirstPositionOption,
+    FormatOption,
+    RetrieverOption,
+    tell_rejects,
+)
 from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
@@ -73,7 +81,7 @@ def status(*, data: DataOption = None, json: JsonOption = False) -> None:
     """Show what the tables hold and how far they have got."""
     from clickwell.sinks.standing import exists, look
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     tables = [look(settings, table) for table in _tables() if exists(settings, table)]
     if json:
         output.emit({"lake": settings.lake_uri, "tables": tables})
@@ -110,7 +118,7 @@ def files(
     """List the live Parquet files, for tools that know no Delta."""
     from clickwell.analytics import lake
 
-    found = lake.files(_settings(data), table, since=_day(since), until=_day(until))
+    found = lake.files(settings_for_lake(data), table, since=day_of(since), until=day_of(until))
     if json:
         output.emit({"files": found})
         return
@@ -129,7 +137,7 @@ def compact(
     from clickwell.sinks import compact as compaction
     from clickwell.sinks.standing import exists
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     failpoints = Failpoints(settings.sink.failpoint)
     done: dict[str, Any] = {}
     for table in _tables():
@@ -162,7 +170,7 @@ def vacuum(
     from clickwell.sinks import compact as compaction
     from clickwell.sinks.standing import exists
 
-    settings = _settings(data)
+    settings = settings_for_lake(data)
     failpoints = Failpoints(settings.sink.failpoint)
     gone = {
         table.name: compaction.vacuum(settings, table, failpoints, dry_run=dry_run)
@@ -189,7 +197,7 @@ def sql(
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other")
-    with lake.connect(_settings(data), since=_day(since), until=_day(until)) as connection:
+    with lake.connect(settings_for_lake(data), since=day_of(since), until=day_of(until)) as connection:
         found = lake.query(connection, query)
     if json:
         output.emit({"rows": found.to_pylist()})
@@ -203,20 +211,26 @@ def sql(
 def load(
     sources: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON lines, plain or gzip; - is stdin.")],
     *,
-    format_: Annotated[
-        FileFormat, typer.Option("--format", help="native: a line is an event; sessions: a search with its clicks.")
-    ] = FileFormat.NATIVE,
-    retriever: Annotated[str, typer.Option(help="retriever_id of the events of a session log.")] = "default",
+    format_: FormatOption = FileFormat.NATIVE,
+    retriever: RetrieverOption = "default",
+    first_position: FirstPositionOption = 1,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Through Kafka, so that they are counted too, and wait for the lake.")
+    ] = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the events of files into the lake, past Kafka and the counters; a load that broke off can be repeated."""
+    if publish:
+        through = partial(send.publish, sources, format_=format_, retriever=retriever, first_position=first_position)
+        through(wait=True, data=data, json=json)
+        return
     from clickwell.producers import publish as publishing
     from clickwell.producers.files import Lines
     from clickwell.sinks.load import Loader
 
-    settings = _settings(data)
-    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms)
+    settings = settings_for_lake(data)
+    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms, first_position)
     with Lines(sources, twice=True) as lines:
         content = hashlib.blake2b(repr(form).encode(), digest_size=12)
         total = 0
@@ -232,7 +246,8 @@ def load(
     output.done(f"Loaded {new:,} events in {result.seconds:.1f} s; {before:,} were there, {repeats:,} are repeats")
     tell_rejects(result)
     if json:
-        output.emit({"loaded": stats, "rejected": result.rejected.total(), "rejects": result.rejects})
+        left_out = {"rejected": result.rejected.total(), "rejects": result.rejects}
+        output.emit({"loaded": stats, **left_out, "not_applicable": result.not_applicable})
     if result.rejected:
         raise typer.Exit(PARTLY_DONE)
 
@@ -254,12 +269,12 @@ def export(
     from clickwell.analytics.export import export as run
 
     found = run(
-        _settings(data),
+        settings_for_lake(data),
         table,
         target,
         form=form.value,
-        since=_day(since),
-        until=_day(until),
+        since=day_of(since),
+        until=day_of(until),
         columns=column or (),
     )
     output.done(f"{sum(one.rows for one in found):,} rows in {len(found)} files in {target}")
@@ -267,7 +282,12 @@ def export(
         output.emit({"files": found})
 
 
-def _settings(data: Path | None) -> Settings:
+def settings_for_lake(data: Path | None) -> Settings:
+    """Return the settings of a command that reads the lake.
+
+    Raises:
+        UsageError: what reads it is not installed.
+    """
     for name in ("deltalake", "duckdb", "polars"):
         if find_spec(name) is None:
             raise UsageError(f"{name} is not installed", fix="pip install 'clickwell[analytics]'")
@@ -280,7 +300,12 @@ def _tables() -> Any:
     return TABLES
 
 
-def _day(text: str | None) -> date | None:
+def day_of(text: str | None) -> date | None:
+    """Return the day that an option names: a date, or `today` in UTC.
+
+    Raises:
+        UsageError: it is neither.
+    """
     if text is None:
         return None
     if text == "today":

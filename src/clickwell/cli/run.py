@@ -43,15 +43,16 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; `down` stops it.")] = False,
-    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker,sink",
+    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker,sink,api",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 1,
     kafka_port: PortOption = None,
     redis_port: PortOption = None,
+    api_port: PortOption = None,
     data: DataOption = None,
     json: JsonOption = False,
     detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
 ) -> None:
-    """Start Kafka, Valkey, workers and a sink here and keep them running."""
+    """Start Kafka, Valkey, workers, a sink and the HTTP API here and keep them running."""
     from clickwell.devstack.stack import PARTS, Stack
     from clickwell.devstack.state import supervisor_pid
 
@@ -65,7 +66,13 @@ def up(
         return
     began = time.monotonic()
     if detach:
-        options = {"--only": only, "--workers": workers, "--kafka-port": kafka_port, "--redis-port": redis_port}
+        options = {
+            "--only": only,
+            "--workers": workers,
+            "--kafka-port": kafka_port,
+            "--redis-port": redis_port,
+            "--api-port": api_port,
+        }
         _run_detached(folder, [f"{name}={value}" for name, value in options.items() if value is not None])
         _show_ready(folder, began, f"`clickwell down{_data_option(data)}`", json=json)
         return
@@ -76,6 +83,7 @@ def up(
         workers=workers,
         kafka_port=kafka_port,
         redis_port=redis_port,
+        api_port=api_port,
         note=output.note,
         done=output.done,
         warn=output.warn,
@@ -249,3 +257,6 @@ def _show_status(seen: "Status") -> None:
     for report in seen.workers:
         lanes = ", ".join(f"{lane} {lag:,}" for lane, lag in report.lag_by_lane().items()) or "no partitions"
         output.note(f"worker {report.id} (process {report.pid} on {report.host}) lag: {lanes}")
+    behind = ", ".join(f"{name} {lag:,}" for name, lag in seen.lag.items() if name.startswith("lake/"))
+    if behind:
+        output.note(f"sink lag: {behind}")

@@ -34,6 +34,20 @@ class FileFormat(StrEnum):
 
     NATIVE = "native"
     SESSIONS = "sessions"
+    UBI = "ubi"
+    METARANK = "metarank"
+
+
+FormatOption = Annotated[
+    FileFormat,
+    typer.Option(
+        "--format", help="native: a line is an event; sessions: a search with its clicks; or as these tools write them."
+    ),
+]
+RetrieverOption = Annotated[str, typer.Option(help="retriever_id of session logs, and of events that name none.")]
+FirstPositionOption = Annotated[
+    int, typer.Option("--first-position", min=0, max=1, help="The ordinal of the uppermost result in UBI.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -54,10 +68,9 @@ def register(app: typer.Typer) -> None:
 def publish(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON lines, plain or gzip; - is stdin.")],
     *,
-    format_: Annotated[
-        FileFormat, typer.Option("--format", help="native: a line is an event; sessions: a search with its clicks.")
-    ] = FileFormat.NATIVE,
-    retriever: Annotated[str, typer.Option(help="retriever_id of the events of a session log.")] = "default",
+    format_: FormatOption = FileFormat.NATIVE,
+    retriever: RetrieverOption = "default",
+    first_position: FirstPositionOption = 1,
     rebase_time: Annotated[
         bool, typer.Option("--rebase-time", help="Shift event times so that the last is now.")
     ] = False,
@@ -73,7 +86,7 @@ def publish(
     from clickwell.producers.topics import ensure_topics
 
     settings = Settings.load(data)
-    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms)
+    form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms, first_position)
     # Only a look at all of it tells whether a session log has times of the calendar, and which is the last.
     look_first = rebase_time or format_ is FileFormat.SESSIONS
     with Lines(files, twice=look_first) as lines:
@@ -134,6 +147,8 @@ def _wait(settings: Settings, result: "Published", timeout: float) -> None:
 
 def tell_rejects(result: "Published") -> None:
     """Say how many lines are no events, and why the first of them are not."""
+    if result.not_applicable:
+        output.note(f"{result.not_applicable:,} lines are neither a search nor an interaction, and were left out")
     if not result.rejected:
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.rejected.most_common())
@@ -150,6 +165,7 @@ def _summary(result: "Published", shift_ms: int, *, waited: bool) -> dict[str, A
         "acked": _by_kind(result.acked),
         "rejected": result.rejected.total(),
         "rejects": result.rejects,
+        "not_applicable": result.not_applicable,
         "shift_ms": shift_ms,
         "seconds": round(result.seconds, 3),
         "waited": waited,

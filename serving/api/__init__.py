@@ -1,0 +1,1 @@
+"""The HTTP API: capture, query, delete, boosts. `app.build_app` puts it together, `server.serve` runs it."""

@@ -1,0 +1,143 @@
+"""What a request may bring and how often: bodies bounded in size, time and memory; a token bucket for each key."""
+
+import zlib
+from collections.abc import Callable
+from time import monotonic
+
+import zstandard
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clickwell.serving.api.problems import RETRY_SECONDS, Problem
+
+MAX_BODY = 2_000_000
+MAX_EVENTS = 1000
+# Frames may ask for more memory than they have content; 8 MiB is what the format's specification wants supported.
+_ZSTD_WINDOW = 8 << 20
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class Bodies:
+    """Middleware that bounds the memory that the bodies of all requests take together, until each is answered.
+
+    A size that is announced is judged here, one that is not by FastAPI's `max_body_size` while it comes. Time is
+    bounded by the server, which sees the connection.
+
+    Args:
+        app: the app below.
+        memory: bytes held at once, over all requests.
+    """
+
+    def __init__(self, app: ASGIApp, memory: int) -> None:
+        self._app = app
+        self._free = memory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if size > self._free:
+                raise Problem(503, "busy", "too many requests at once", retry_after=RETRY_SECONDS)
+            self._free -= size
+            held += size
+
+        async def counted() -> Message:
+            message = await receive()
+            if message["type"] == "http.request":
+                hold(len(message.get("body", b"")))
+            return message
+
+        scope.setdefault("state", {})["hold"] = hold
+        try:
+            length = Headers(scope=scope).get("content-length", "")
+            too_large = length.isdigit() and int(length) > MAX_BODY
+            await (_too_large().response() if too_large else self._app)(scope, counted, send)
+        finally:
+            self._free += held
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a request's body, decompressed.
+
+    Raises:
+        Problem: it is too large, of an unknown encoding, or not what its encoding says.
+    """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity", "gzip", "zstd"}:
+        raise Problem(415, "unknown_encoding", "bodies may be gzip or zstd", headers={"Accept-Encoding": "gzip, zstd"})
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise Problem(400, "disconnected", "the sender has gone") from None
+    if encoding in {"", "identity"}:
+        return body
+    body = _gunzip(body) if encoding == "gzip" else _unzstd(body)
+    request.state.hold(len(body))
+    return body
+
+
+def _gunzip(data: bytes) -> bytes:
+    """Return what one or several gzip members hold, never growing beyond the limit."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while data:
+            member = zlib.decompressobj(_GZIP)
+            parts.append(member.decompress(data, MAX_BODY + 1 - size))
+            size += len(parts[-1])
+            if size > MAX_BODY:
+                raise _too_large()
+            if not member.eof:
+                raise Problem(400, "bad_encoding", "the gzip data ends early")
+            data = member.unused_data
+    except zlib.error:
+        raise Problem(400, "bad_encoding", "the body is not gzip") from None
+    return b"".join(parts)
+
+
+def _unzstd(data: bytes) -> bytes:
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(data, read_across_frames=True)
+        body = reader.read(MAX_BODY + 1)
+    except zstandard.ZstdError:
+        raise Problem(400, "bad_encoding", "the body is not zstd") from None
+    if len(body) > MAX_BODY:
+        raise _too_large()
+    return body
+
+
+def _too_large() -> Problem:
+    return Problem(413, "too_large", f"a body has at most {MAX_BODY:,} bytes, decompressed or not")
+
+
+class Bucket:
+    """A token bucket: `rate` tokens a second, up to a reserve of two seconds or one full batch.
+
+    Args:
+        rate: tokens a second.
+        now: a clock in seconds.
+    """
+
+    def __init__(self, rate: float, now: Callable[[], float] = monotonic) -> None:
+        self._rate = rate
+        # A batch must be possible whatever the rate is.
+        self._most = max(2 * rate, MAX_EVENTS)
+        self._tokens = self._most
+        self._now = now
+        self._at = now()
+
+    def take(self, tokens: int) -> float:
+        """Take tokens and return 0, or take none and return the seconds after which they are there."""
+        now = self._now()
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if tokens > self._tokens:
+            return (tokens - self._tokens) / self._rate
+        self._tokens -= tokens
+        return 0.0

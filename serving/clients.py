@@ -1,0 +1,100 @@
+"""One round trip after another: how readers ask Redis, with and without asyncio.
+
+What a reader asks and makes of the answers is a generator that yields commands and is sent their replies, or the error;
+it never sees a socket. Both clients run the same generators, so that there is one logic and no exception out of Redis.
+"""
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from clickwell.redis_client import bad_address, client_options
+from clickwell.settings import Settings
+
+T = TypeVar("T")
+
+Command = tuple[str | bytes | int, ...]
+Steps = Generator[list[Command], "list[Any] | Exception", T]
+
+
+def settings_of(source: Settings | str | None) -> Settings:
+    """Return settings given as themselves or by an address of Redis; `Settings.load()` when absent."""
+    if isinstance(source, Settings):
+        return source
+    return Settings.load(redis={"url": source}) if source else Settings.load()
+
+
+class Client:
+    """Asks one Redis. Nothing is retried; an answer is waited for as long as `settings.boosts.timeout`.
+
+    Raises:
+        SettingsError: the address is malformed. Nothing is connected yet.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._redis: redis.Redis = _connect(redis.Redis, Retry(NoBackoff(), 0), settings)
+
+    def run(self, steps: Steps[T]) -> T:
+        """Run a reader's steps to their end and return what they return."""
+        try:
+            commands = next(steps)
+            while True:
+                commands = steps.send(self._ask(commands))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _ask(self, commands: list[Command]) -> list[Any] | Exception:
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+            return pipeline.execute()
+        except Exception as error:  # noqa: BLE001  # a search must not fail because of what is read for it
+            return error
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._redis.close()
+
+
+class AsyncClient:
+    """The same for asyncio; it belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._redis: redis.asyncio.Redis = _connect(redis.asyncio.Redis, AsyncRetry(NoBackoff(), 0), settings)
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Run a reader's steps to their end and return what they return."""
+        try:
+            commands = next(steps)
+            while True:
+                commands = steps.send(await self._ask(commands))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _ask(self, commands: list[Command]) -> list[Any] | Exception:
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute()
+        except Exception as error:  # noqa: BLE001  # a search must not fail because of what is read for it
+            return error
+
+    async def aclose(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        await self._redis.aclose()
+
+
+def _connect(kind: Any, retry: Any, settings: Settings) -> Any:
+    try:
+        return kind.from_url(settings.redis.url, retry=retry, **client_options(settings.boosts.timeout))
+    except ValueError as error:
+        raise bad_address(error) from None
