@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.clock import MS_PER_HOUR
 from clickwell.erasures import STEPS_PARTITION, Batch, ErasureLog, Offsets, Step
-from clickwell.errors import ClickwellError, KafkaError
+from clickwell.errors import KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.schemas.controls import Fence, Retraction
@@ -33,7 +33,7 @@ SECONDS = 60.0
 MOST_AT_ONCE = 5000
 
 
-class TakenOverError(ClickwellError):
+class TakenOverError(Exception):
     """Another eraser has begun; this one must end."""
 
 
