@@ -91,11 +91,14 @@ class LogWriter:
                     missing.append((topic, partition))
                 else:
                     fences[topic][partition] = offset
-        for topic, partition in missing:
-            with self._transaction() as delivered:
+        with self._transaction() as delivered:
+            for number, (topic, partition) in enumerate(missing):
+                if number == len(missing) // 2:
+                    self._producer.flush(1.0)
+                    self._failpoints.visit("between_fences")
                 self._produce(topic, partition, Fence(batch.name, batch.subjects))
-            fences[topic][partition] = delivered[0][2]
-            self._failpoints.visit("between_fences")
+        for topic, partition, offset in delivered:
+            fences[topic][partition] = offset
         self._failpoints.visit("after_fences")
         return fences
 
