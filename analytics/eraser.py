@@ -19,7 +19,7 @@ from clickwell.analytics.histories import forget
 from clickwell.analytics.receipts import Receipts
 from clickwell.clock import MS_PER_DAY
 from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
-from clickwell.errors import DependencyError
+from clickwell.errors import ClickwellError, DependencyError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.privacy import load_keys
@@ -258,7 +258,7 @@ class Eraser:
             try:
                 self._log.catch_up()
                 self._hide()
-            except DependencyError as error:
+            except ClickwellError as error:
                 log.warning("erased events cannot be hidden: %s", error.message)
             self._stopping.wait(self._settings.privacy.poll_seconds)
 
