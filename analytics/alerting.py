@@ -1,7 +1,7 @@
 """Checks the rules on the lake, remembers which alerts are open, and tells those who asked to know.
 
-An alert is told when it opens and when it closes: to the log, to a webhook (POST of one JSON object), and as a Prometheus
-gauge. The webhook gets each of them at least once: what it did not take is told again at the next check.
+An alert is told when it opens and when it closes: to the log, to a webhook (POST of one JSON object), and as a
+Prometheus gauge. The webhook gets each of them at least once: what it did not take is told again at the next check.
 """
 
 import json

@@ -15,7 +15,7 @@ before differed from one another beyond chance.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ _WEEK = 7 * 24
 _COMMON = 0.9
 _THIN = 20
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
 
 
@@ -128,8 +128,8 @@ def episodes(hours: Hours, since_ms: int, until_ms: int) -> list[Episode]:
     first = -(-max(since_ms, hours.start_ms) // MS_PER_HOUR) * MS_PER_HOUR
     for at in range(first, min(until_ms, hours.end_ms) + 1, MS_PER_HOUR):
         found = {finding.rule: finding for finding in check(hours, at, frozenset(running))}
-        for rule in [rule for rule in running if rule not in found]:
-            done.append(replace(running.pop(rule), until_ms=at))
+        over = [rule for rule in running if rule not in found]
+        done += [replace(running.pop(rule), until_ms=at) for rule in over]
         for rule, finding in found.items():
             episode = running.get(rule)
             if episode is None:
@@ -165,7 +165,8 @@ def _before(window: Indices, hours: Hours) -> Indices:
     """Return the hours with searches, the same of the week as those of a window, in the weeks before."""
     index = np.concatenate([window - week * _WEEK for week in range(1, WEEKS + 1)])
     index = index[index >= 0]
-    return index[hours.searches[index] > 0]
+    searched: Indices = index[hours.searches[index] > 0]
+    return searched
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ class _View:
 
         def telling(index: Indices) -> Indices:
             silent = (hours.clicks[index].sum((1, 2)) == 0) & (hours.shown[index].sum((1, 2)) * usual >= STOPPED)
-            return index[~silent]
+            speaking: Indices = index[~silent]
+            return speaking
 
         now, before = telling(window), telling(before)
         if not len(now) or not len(before):
@@ -200,13 +202,13 @@ class _View:
 
     def findings(self) -> Iterator[Finding]:
         """Yield what each rule measures, however little it is."""
-        clicks, expected, errors, total = self._ctr(self.depth)
+        clicks, expected, errors, total = self._ctr(self.depth, MIN_CHANGE)
         top_falls = self._ctr(1, MIN_CHANGE)[2] > TOP_FALLS
         shown = int(self.hours.shown[self.now][:, :, : self.depth].sum())
         if expected >= MIN_CLICKS and top_falls:
             before, after = expected / max(total, 1), clicks / max(total, 1)
             text = f"CTR fell: {before:.1%} -> {after:.1%} at equal positions"
-            yield self._finding("ctr_drop", before, after, self._ctr(self.depth, MIN_CHANGE)[2], shown, text)
+            yield self._finding("ctr_drop", before, after, errors, shown, text)
         yield from self._zero_results()
         if top_falls:
             yield from self._skips()
@@ -216,7 +218,7 @@ class _View:
     def _finding(self, rule: Rule, before: float, after: float, errors: float, evidence: int, text: str) -> Finding:
         return Finding(rule, self.hours.retriever_id, self.length, before, after, errors, evidence, text)
 
-    def _ctr(self, depth: int, change: float = 0.0) -> tuple[float, float, float, float]:
+    def _ctr(self, depth: int, change: float) -> tuple[float, float, float, float]:
         """Return clicks, clicks expected, errors by which they fall below (1 - change) of it, and results compared."""
         shown, clicks = self.hours.shown[:, :, :depth], self.hours.clicks[:, :, :depth]
         base_shown, base_clicks = shown[self.before].sum(0), clicks[self.before].sum(0)
@@ -299,9 +301,9 @@ class _View:
 
 
 def _depth(lists: Indices) -> int:
-    """Return the number of positions that nine of ten lists with results have, by the number of lists of each length."""
+    """Return how many positions nine of ten lists with results have, from the number of lists of each length."""
     at_least = np.cumsum(lists[::-1])[::-1][1:]
-    return int((at_least >= _COMMON * at_least[0]).sum()) if len(at_least) and at_least[0] else 0
+    return int((at_least >= _COMMON * at_least[0]).sum()) if at_least[0] else 0
 
 
 def _error(variance: float, seen: Indices, expected: Floats, spread: Floats) -> float:

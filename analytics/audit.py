@@ -3,6 +3,7 @@
 The recount is SQL over what the sink has written, so it shares neither code nor state with the workers that counted.
 """
 
+import dataclasses
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, cast
 import pyarrow as pa
 import redis
 
+from clickwell.analytics import audit_windows
+from clickwell.analytics.audit_windows import WindowDifference
 from clickwell.analytics.lake import connect as connect_lake
 from clickwell.clock import SystemClock
 from clickwell.errors import RedisError
@@ -20,12 +23,13 @@ from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
 from clickwell.schemas.keys import LOSSES, SHARDS, ledger_field, ledger_key, murmur2_many, ring_key, shard_of
 from clickwell.schemas.rings import Generation, Layout, Rings
-from clickwell.schemas.topics import INTERACTIONS
+from clickwell.schemas.topics import INTERACTIONS, SEARCHES
+from clickwell.schemas.windows import LANE
 from clickwell.settings import Settings
 from clickwell.sinks.standing import wait_written
 from clickwell.sinks.table import INTERACTION_TABLE, open_table
 
-LANE = "popularity"
+POPULARITY = "popularity"
 # A document that is first counted while Redis is being read shows as a difference; a second look at it does not.
 ROUNDS = 3
 _SCAN_COUNT = 1000
@@ -53,6 +57,7 @@ class Audit:
 
     Attributes:
         generation: which counters.
+        windows: rows of the windows that were compared; 0 if nothing counts windows.
         documents, cells, total: of the lake's recount.
         records: offsets that both have passed, summed over partitions.
     """
@@ -63,6 +68,8 @@ class Audit:
     total: int
     records: int
     differences: list[Difference]
+    windows: int = 0
+    window_differences: list[WindowDifference] = dataclasses.field(default_factory=list)
 
 
 @dataclass
@@ -114,7 +121,26 @@ def audit(settings: Settings, *, timeout: float = 60.0) -> Audit:
         differences = [
             Difference(*cell, *pair, cause.of(*pair)) for cell, pair in sorted(wrong.items(), key=lambda item: item[0])
         ]
-    return Audit(generation.name, found, cells, total, sum(reached.values()), differences)
+        windows, window_differences = _audit_windows(settings, client, generation, timeout)
+    return Audit(generation.name, found, cells, total, sum(reached.values()), differences, windows, window_differences)
+
+
+def _audit_windows(
+    settings: Settings, client: redis.Redis, generation: Generation, timeout: float
+) -> tuple[int, list[WindowDifference]]:
+    if LANE not in generation.lanes:
+        return 0, []
+    log, now_ms = KafkaLog(settings.kafka), SystemClock().now_ms()
+    found, reached = audit_windows.sample(client, generation, now_ms)
+    topics = {log.describe(topic.name)[0]: topic.name for topic in (INTERACTIONS, SEARCHES)}
+    ends: dict[str, dict[int, int]] = {name: {} for name in topics.values()}
+    for (topic_id, partition, _), offset in reached.items():
+        if topic_id in topics:
+            end = ends[topics[topic_id]]
+            end[partition] = max(offset, end.get(partition, 0))
+    wait_written(settings, ends, timeout)
+    wanted = audit_windows.recount(settings, generation, reached, now_ms)
+    return sum(map(len, wanted.values())), audit_windows.differences(found, wanted)
 
 
 def recount(
@@ -199,7 +225,7 @@ def _sample(
     for document in documents:
         by_shard[shard_of(document)].append(document)
     sample = Sample({}, {})
-    layout, prefix = generation.layout, ledger_field(LANE, topic_id, 0)[:-1].encode()
+    layout, prefix = generation.layout, ledger_field(POPULARITY, topic_id, 0)[:-1].encode()
     for shard, names in by_shard.items():
         with redis_errors():
             pipe = client.pipeline(transaction=True)

@@ -33,8 +33,9 @@ The parts share no query. Training and validation end at {manifest["cut"]}, wher
   {found["clicks_without_search"]:,} without a known search,
   {found["clicks_outside_list"]:,} on documents that the search did not show.
 - {found["position_disagreements"]:,} clicks told another position than the search's list; the list was believed.
-- Searches left out: {left_out["bursts"]:,} of bursts, {left_out["clickers"]:,} of visitors who opened half of all,
-  {left_out["repeats"]:,} repeats of a query by one person, {left_out["heavy"]:,} of heavy users.
+- Searches left out: {left_out["without_query"]:,} without a query, {left_out["bursts"]:,} of bursts,
+  {left_out["clickers"]:,} of visitors who opened half of all, {left_out["repeats"]:,} repeats of a query by one person,
+  {left_out["heavy"]:,} of heavy users.
 
 ## How
 - Examination by position, first ten: {theta}.

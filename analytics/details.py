@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from datetime import date
 
-from clickwell.analytics.impressions import join, normal_query
+from clickwell.analytics.impressions import join
 from clickwell.analytics.intervals import Rate, rate
+from clickwell.schemas.keys import normal_query
 from clickwell.settings import Settings
 
 # Rows of a table that somebody reads.
@@ -84,7 +85,8 @@ def details(
     ).fetchall()
     pairs = connection.execute(
         "select query_key, feature_id, avg(position), count(*) filter (clicked), count(*) filter (skipped), count(*) "
-        f"from these group by 1, 2 order by 6 desc, 1, 2 limit {_MOST}"  # our own number
+        "from these group by 1, 2 order by 6 desc, 1, 2 limit $most",
+        {"most": _MOST},
     ).fetchall()
     return Details(
         days=[Day(day, searches, rate(clicks, shown)) for day, searches, clicks, shown in days],

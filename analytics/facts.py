@@ -2,17 +2,19 @@
 
 | table | a row for each day, retriever and | holds |
 |---|---|---|
-| `hours` | hour (epoch ms), ranker | searches, those without results, those with a click; results shown, clicked, examined |
+| `hours` | hour (epoch ms), ranker | searches, without results, with a click; results shown, clicked, examined |
 | `positions` | position | results shown, clicked, examined |
 | `queries` | query | as `hours`; clicks expected at its positions; searches followed by another query |
-| `documents` | document | shown, clicked, expected; at the top: examined, skipped, expected to be skipped; deep: shown, clicked |
+| `documents` | document | shown, clicked, expected; at the top examined, clicked, expected skips; deep shown, clicked |
 | `delays` | step of 5 % | searches whose first click came after so long |
 | `detours` | query without results, next query | how often the other followed it |
 
-*Examined* are the results down to a search's lowest click; those of them without a click are *skipped*. *Expected* is what
-the retriever's own rates by position, of that day, say of the positions at which something was shown. A search counts for
-the day on which it happened. Nothing here points to a person.
+*Examined* are the results down to a search's lowest click; those of them without a click are *skipped*. *Expected* is
+what the retriever's own rates by position, of that day, say of the positions at which something was shown. A search
+counts for the day on which it happened. Nothing here points to a person.
 """
+
+# ruff: noqa: S608  # the texts are put together from constants of our own
 
 from datetime import date, timedelta
 
@@ -148,7 +150,8 @@ with listed as (
          count(*) filter (position >= {DEEP}) as deep_clicks
   from hits join searched using (search) group by all
 )
-select day, retriever_id, feature_id, sum(placed.shown)::bigint as shown, coalesce(any_value(clicked.clicks), 0) as clicks,
+select day, retriever_id, feature_id, sum(placed.shown)::bigint as shown,
+       coalesce(any_value(clicked.clicks), 0) as clicks,
        sum(placed.shown * ctr) as expected,
        coalesce(sum(placed.shown) filter (position < {TOP}), 0)::bigint as top_shown,
        coalesce(sum(placed.examined) filter (position < {TOP}), 0)::bigint as top_examined,

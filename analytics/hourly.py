@@ -1,8 +1,10 @@
 """Searches and clicks hour by hour, apart by position and by kind of query: what alerts compare.
 
-Queries are of one kind that had about the same CTR, position for position, in the four weeks before; a day on which other
-queries are asked is then compared with what these queries brought before, and is no loss of relevance.
+Queries are of one kind that had about the same CTR, position for position, in the four weeks before; a day on which
+other queries are asked is then compared with what these queries brought before, and is no loss of relevance.
 """
+
+# ruff: noqa: S608  # the texts are put together from constants of our own
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -125,7 +127,8 @@ def _day(time_ms: int) -> date:
 _KINDS = f"""
 select retriever_id, query_key,
        ntile({KINDS}) over (partition by retriever_id
-                            order by (clicks + {_PRIOR} * usual) / (shown + {_PRIOR}) / usual, query_key)::integer as kind
+                            order by (clicks + {_PRIOR} * usual) / (shown + {_PRIOR}) / usual, query_key)::integer as
+                            kind
 from (
   select retriever_id, query_key, sum(clicks) as clicks, sum(shown) as shown, sum(expected) / sum(shown) as usual
   from queries group by all having sum(shown) >= {_ENOUGH} and sum(expected) > 0

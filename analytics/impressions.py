@@ -13,7 +13,6 @@ that is told in several lists under one `execution_id` has pages: positions go o
 which there is no search, but `impression` or `view` events, are taken from these, at the positions that they tell.
 """
 
-import unicodedata
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from clickwell.analytics import lake
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
+from clickwell.schemas.keys import normal_query
 from clickwell.settings import Settings
 
 COLUMNS = {
@@ -87,7 +87,7 @@ class Counts:
 class Impressions:
     """The joined rows, as table `impressions` of a DuckDB connection of its own, and what was left out.
 
-    All of it is in memory, about 150 bytes an impression.
+    All of it is in memory, about 400 bytes an impression.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -97,11 +97,6 @@ class Impressions:
     def relation(self) -> duckdb.DuckDBPyRelation:
         """The rows, with `COLUMNS`."""
         return self.connection.table("impressions")
-
-
-def normal_query(text: str) -> str:
-    """Return the form under which equal queries are counted together: NFKC, case folded, blanks single."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def rows(shown: duckdb.DuckDBPyRelation, sql: str) -> duckdb.DuckDBPyRelation:

@@ -1,7 +1,7 @@
 """Intervals, tests and minimum evidence for rates, so that noise is not reported as a finding. Free of I/O.
 
-Sources: Wilson, JASA 22 (1927), for the interval of one rate; Newcombe, Statistics in Medicine 17 (1998), method 10, for
-the interval of a difference; Benjamini and Hochberg, JRSS B 57 (1995), for many tests at once.
+Sources: Wilson, JASA 22 (1927), for the interval of one rate; Newcombe, Statistics in Medicine 17 (1998), method 10,
+for the interval of a difference; Benjamini and Hochberg, JRSS B 57 (1995), for many tests at once.
 """
 
 import math
@@ -70,14 +70,14 @@ class Change:
 
 def wilson(count: ArrayLike, of: ArrayLike, z: float = Z) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the lower and the upper bound of each rate `count / of`; 0 and 1 where `of` is 0."""
-    n = np.asarray(of, np.float64)
+    n, k = np.asarray(of, np.float64), np.asarray(count, np.float64)
     known = np.maximum(n, 1)
-    p = np.asarray(count, np.float64) / known
+    p = k / known
     centre = p + z * z / (2 * known)
     reach = z * np.sqrt(p * (1 - p) / known + z * z / (4 * known * known))
     scale = 1 + z * z / known
-    low = np.where(n > 0, np.clip((centre - reach) / scale, 0, 1), 0.0)
-    return low, np.where(n > 0, np.clip((centre + reach) / scale, 0, 1), 1.0)
+    # Nothing and all are their own bounds, which rounding would miss by a hair.
+    return np.where(k > 0, (centre - reach) / scale, 0.0), np.where(k < n, (centre + reach) / scale, 1.0)
 
 
 def rate(count: int, of: int) -> Rate:

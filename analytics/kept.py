@@ -1,10 +1,12 @@
 """The facts of each day, counted once and kept; a question about a month adds up thirty small files.
 
-A day's facts are a function of the data files of that day and the next (a click may follow after midnight), and are kept in
-the data folder under a name made of these: a late event, a compaction or an erasure changes the files, and the day is
-counted anew. What is kept of a day is replaced, not added to, so nothing outlives an erasure for longer than until the
-next question.
+A day's facts are a function of the data files of that day and the next (a click may follow after midnight), and are
+kept in the data folder under a name made of these: a late event, a compaction or an erasure changes the files, and the
+day is counted anew. What is kept of a day is replaced, not added to, so nothing outlives an erasure for longer than
+until the next question.
 """
+
+# ruff: noqa: S608  # the texts are put together from constants of our own
 
 import hashlib
 import os

@@ -31,8 +31,9 @@ from clickwell.analytics.relevance import fit
 from clickwell.analytics.traffic import LeftOut, leave_out
 from clickwell.errors import UsageError
 from clickwell.settings import Settings
-from clickwell.sinks.standing import exists, look
-from clickwell.sinks.table import INTERACTION_TABLE, SEARCH_TABLE
+from clickwell.sinks.compact import live_files
+from clickwell.sinks.standing import exists
+from clickwell.sinks.table import INTERACTION_TABLE, SEARCH_TABLE, open_table
 
 POSITIVE, HARD_NEGATIVE = "positive", "hard_negative"
 
@@ -267,10 +268,10 @@ def _drawn(documents: list[str], known: set[str], count: int, rng: np.random.Gen
 
 def _last_day(settings: Settings) -> date:
     table = SEARCH_TABLE if exists(settings, SEARCH_TABLE) else INTERACTION_TABLE
-    last = look(settings, table).last
-    if last is None:
+    days = [file.day for file in live_files(open_table(settings, table))]
+    if not days:
         raise UsageError("the lake is empty", fix="`clickwell sink` or `clickwell lake load` fill it")
-    return last
+    return max(days)
 
 
 COLUMNS = (

@@ -62,9 +62,11 @@ def _frame(labels: Sequence[str], x: Sequence[float], most: float) -> str:
         y = _down(share * most, most)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * share * most:g}%</text>')
-    step = -(-len(labels) // 14)
-    for i in range(0, len(labels), step):
-        parts.append(f'<text x="{x[i]:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(labels[i])}</text>')
+    step = max(-(-len(labels) // 14), 1)
+    parts += [
+        f'<text x="{x[i]:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(labels[i])}</text>'
+        for i in range(0, len(labels), step)
+    ]
     return "".join(parts)
 
 

@@ -13,19 +13,23 @@ FEATURES = ("impressions_before", "exposure_before", "clicks_before", "corrected
 COLUMNS = ("execution_id", "query_key", "feature_id", "position", "label", *FEATURES)
 
 
-def ranking_rows(part: duckdb.DuckDBPyRelation, shown: duckdb.DuckDBPyRelation, model: ClickModel) -> pa.Table:
-    """Return the impressions of a part's searches with a click, with `COLUMNS`, ordered by time, search and position.
+def known_before(shown: duckdb.DuckDBPyRelation, model: ClickModel) -> duckdb.DuckDBPyRelation:
+    """Return the impressions of searches with a click, with `COLUMNS`.
 
     Args:
-        part: whose searches; a part of `shown`.
         shown: what features are counted in, always up to an hour before the search: what an hourly job would know, and
             free of what the same visit did next.
         model: what turns clicks into relevance.
     """
     numbers = {"theta": at_position(model.theta), "prior": at_position(model.prior), "a": model.a}
-    known = rows(shown, _KNOWN.format(**numbers)).set_alias("known")
-    wanted = rows(part, "select distinct execution_id from shown where clicked").set_alias("wanted")
-    found = known.join(wanted, "execution_id", how="semi").order("timestamp, execution_id, position")
+    rows(shown, _KNOWN.format(**numbers)).create("known")
+    return rows(shown, "select * from known")
+
+
+def ranking_rows(part: duckdb.DuckDBPyRelation, known: duckdb.DuckDBPyRelation) -> pa.Table:
+    """Return what `known_before` tells of the searches of a part, ordered by time, search and position."""
+    wanted = rows(part, "select distinct execution_id from shown").set_alias("wanted")
+    found = known.set_alias("known").join(wanted, "execution_id", how="semi").order("timestamp, execution_id, position")
     return found.select(*COLUMNS).to_arrow_table()
 
 
@@ -67,5 +71,7 @@ select execution_id, timestamp, query_key, feature_id, position, label, impressi
        round(exposure_before, 9) as exposure_before, clicks_before,
        round(least((clicks_before + {a} * prior::double) / (exposure_before + {a}), 1), 9) as corrected_ctr_before,
        round(least((document_clicks + {a} * avg_prior) / (document_exposure + {a}), 1), 9) as document_ctr_before
-from counted cross join (select sum(prior)::double / count(*) as avg_prior from valued)
+from counted
+semi join (select execution_id from shown where clicked) as wanted on counted.execution_id = wanted.execution_id
+cross join (select sum(prior)::double / count(*) as avg_prior from valued)
 """

@@ -28,6 +28,7 @@ from clickwell.analytics.click_models import (
 )
 from clickwell.analytics.impressions import at_position, join, rows
 from clickwell.analytics.propensities import Propensities, estimate, only_retriever
+from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
 # Pairs that a is chosen on, by hash.
@@ -122,12 +123,18 @@ def corrected(shown: duckdb.DuckDBPyRelation, propensities: Propensities) -> Rel
 
 
 def diagnose(shown: duckdb.DuckDBPyRelation) -> Diagnosis:
-    """Predict the clicks of the later half of one retriever's impressions from the earlier half."""
+    """Predict the clicks of the later half of one retriever's impressions from the earlier half.
+
+    Raises:
+        UsageError: all impressions are of one moment.
+    """
     middle = shown.aggregate("quantile_disc(timestamp, 0.5)").fetchall()[0][0]
     late = f"timestamp > '{middle.isoformat()}'::timestamptz"
     early = shown.filter(f"not ({late})")
     propensities = estimate(early)
     cells = _cells(shown, len(propensities.theta), late)
+    if not len(cells.asked.shown):
+        raise UsageError("there is no later half: all searches happened at once", fix="choose a longer time")
     found = perplexities(cells.known, cells.asked, fit(early, propensities))
     return Diagnosis(*found, int(cells.asked.shown.sum()))
 

@@ -1,4 +1,4 @@
-"""The report of a week: one page, Markdown or a single HTML file without scripts; the same lake gives the same bytes."""
+"""The report of a week on one page, as Markdown or as an HTML file without scripts; the same lake, the same bytes."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -197,8 +197,10 @@ def _method(report: Report) -> list[str]:
         "Intervals are Wilson's at 95%; a list holds what chance does not explain when all are tested together.",
         "Expected is what the retriever's own rates by position, of the same day, say of the places of a result.",
         "Positions count from 1.",
-        f"Alerts are found anew from the lake: the last {' and '.join(map(str, WINDOWS))} hours against the same hours of "
-        f"the weekday in {WEEKS} weeks before, at equal positions and kinds of queries.",
+        (
+            f"Alerts are found anew from the lake: the last {' and '.join(map(str, WINDOWS))} hours beside the same of "
+            f"the weekday {WEEKS} weeks back, at equal positions and kinds of queries."
+        ),
         f"First searches by a new ranker: {_rankers(report)}.",
     ]
 

@@ -1,7 +1,8 @@
 """Searches with what was clicked in them, one row for each search: what is counted about searches begins here.
 
 Beside `clickwell.analytics.impressions`, which has a row for everything shown: a list stays a list here, so that ten
-million events fit into seconds. Both tell the same of a log; executions known from impression events alone are only there.
+million events fit into seconds. Both tell the same of a log; executions known from impression events alone are only
+there.
 """
 
 from datetime import date
@@ -10,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from clickwell.analytics import lake
-from clickwell.analytics.impressions import normal_query
+from clickwell.schemas.keys import normal_query
 
 
 def search(connection: duckdb.DuckDBPyConnection, since: date, until: date) -> None:
@@ -19,7 +20,7 @@ def search(connection: duckdb.DuckDBPyConnection, since: date, until: date) -> N
     | `searched` | |
     |---|---|
     | `search` | its number: the `rowid` of `lists`, whose `results` are what was shown |
-    | `day`, `timestamp`, `retriever_id`, `query`, `ranker_id`, `session_id` | as told; `retriever_id` is empty when not |
+    | `day`, `timestamp`, `retriever_id`, `query`, `ranker_id`, `session_id` | as told; no retriever is an empty one |
     | `query_key` | the query's normal form |
     | `shown` | results shown; pages told under one `execution_id` are one list |
     | `clicks`, `lowest`, `highest` | how many results were clicked, and the outermost positions; null without clicks |
@@ -45,8 +46,8 @@ def search(connection: duckdb.DuckDBPyConnection, since: date, until: date) -> N
     connection.unregister("query_keys")
 
 
-# Ids are joined by their 64-bit hash, three times as fast as by their text: that any two of ten million searches meet has
-# a chance of 3 in a million, and then one click is counted for the wrong search.
+# Ids are joined by their 64-bit hash, three times as fast as by their text: that any two of ten million searches meet
+# has a chance of 3 in a million, and then one click is counted for the wrong search.
 _LISTS = """
 create temp table lists as
 select event_date as day, hash(execution_id) as execution,
@@ -82,8 +83,8 @@ create temp table searched as
 select lists.rowid as search, lists.* exclude (execution, results), query_key, len(results) as shown,
        clicks, lowest, highest, first, first_at
 from lists join query_keys using (query) left join (
-  select search, count(*) as clicks, max(position) as lowest, min(position) as highest, arg_min(position, (moment, position)) as first,
-         min(moment) as first_at
+  select search, count(*) as clicks, max(position) as lowest, min(position) as highest,
+         arg_min(position, (moment, position)) as first, min(moment) as first_at
   from hits group by search
 ) acts on lists.rowid = acts.search
 """

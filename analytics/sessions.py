@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from clickwell.analytics import lake
 from clickwell.clock import MS_PER_HOUR
 from clickwell.settings import Settings
@@ -42,8 +40,7 @@ def story(settings: Settings, session_id: str) -> dict[str, Any]:
     with lake.connect(settings) as connection:
         for table, query in ((SEARCH_TABLE, _SEARCHES), (INTERACTION_TABLE, _INTERACTIONS)):
             if exists(settings, table):
-                found: pa.Table = connection.execute(query, {"session_id": session_id}).to_arrow_table()
-                events += found.to_pylist()
+                events += connection.sql(query, params={"session_id": session_id}).to_arrow_table().to_pylist()
     return told(session_id, events)
 
 

@@ -8,9 +8,9 @@ signals.ctr.value, signals.ctr.low, signals.ctr.high
 for query in signals.low_ctr_queries.rows:
     print(query.query, query.ctr, query.clicks_lost)
 ```
-CTR is clicks over results shown. A query or a document is only reported when chance is no explanation: its interval lies
-beyond the threshold, and it stays when all that were tested at once are taken into account (at most about one report in
-twenty is noise). How many could not be tested for want of evidence is said beside it.
+CTR is clicks over results shown. A query or a document is only reported when chance is no explanation: its interval
+lies beyond the threshold, and it stays when all that were tested at once are taken into account (at most about one
+report in twenty is noise). How many could not be tested for want of evidence is said beside it.
 """
 
 from dataclasses import dataclass
@@ -402,7 +402,8 @@ select count(*) from (
 def low_ctr_queries(queries: dict[str, NDArray[Any]], threshold: float, limit: int) -> Findings[QuerySignal]:
     """Return the queries whose CTR is below the threshold, and below what their positions lead to expect.
 
-    Where results as a whole are clicked less often than the threshold, as in long lists, only the second tells a problem.
+    Where results as a whole are clicked less often than the threshold, as in long lists, only the second tells a
+    problem.
     """
     enough = queries["shown"] >= least_evidence(threshold)
     some = queries["shown"] > 0

@@ -52,14 +52,12 @@ def split(shown: duckdb.DuckDBPyRelation, cut: datetime, shares: Shares) -> dict
         cut: of `cut_of`.
         shares: of the queries.
     """
-    conditions = {
-        TRAIN: f"place >= {shares.validation + shares.test} and ended < cut",
-        VALIDATION: f"place >= {shares.test} and place < {shares.validation + shares.test} and ended < cut",
-        TEST: f"place < {shares.test} and timestamp >= cut",
-    }
+    rows(shown, _PLACED.format(cut=cut.isoformat(), test=shares.test, held=shares.test + shares.validation)).create(
+        "parts"
+    )
     return {
-        name: rows(shown, _PLACED.format(cut=cut.isoformat(), condition=condition))
-        for name, condition in conditions.items()
+        name: rows(shown, f"select * exclude part from parts where part = '{name}'")  # noqa: S608  # ours
+        for name in (TRAIN, VALIDATION, TEST)
     }
 
 
@@ -110,9 +108,17 @@ def check_tuples(tuples: Iterable[Tuple]) -> None:
 _FIX = "this is a fault of the export: do not train on it"
 
 _PLACED = """
-select * exclude (ended, place, cut) from (
-  select *, max(greatest(timestamp, last_at)) over (partition by execution_id) as ended,
-         ('0x' || md5(query_key)[1:8])::ubigint / 4294967296.0 as place, '{cut}'::timestamptz as cut
-  from shown
-) where {condition}
+with ends as (
+  select execution_id, max(greatest(timestamp, last_at)) < '{cut}'::timestamptz as is_over
+  from shown group by execution_id
+), placed as (
+  select shown.*, is_over, ('0x' || md5(query_key)[1:8])::ubigint / 4294967296.0 as place
+  from shown join ends using (execution_id)
+)
+select * exclude (is_over, place), case
+    when place >= {held} and is_over then 'train'
+    when place >= {test} and is_over then 'validation'
+    when place < {test} and timestamp >= '{cut}'::timestamptz then 'test'
+  end as part
+from placed where part is not null
 """

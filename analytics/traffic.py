@@ -20,12 +20,14 @@ class LeftOut:
     """Searches that were not used, by reason.
 
     Attributes:
+        without_query: of a category page or a feed; there is nothing to learn an answer to.
         bursts: of somebody who once searched more than 30 times within a minute.
         clickers: of somebody who opened at least half of 100 or more results.
         repeats: beyond the third of the same person for the same query.
         heavy: beyond the 1,000th of the same person.
     """
 
+    without_query: int
     bursts: int
     clickers: int
     repeats: int
@@ -42,7 +44,7 @@ def leave_out(joined: Impressions) -> LeftOut:
     counts = dict(connection.execute("select reason, count(*) from left_out group by reason").fetchall())
     connection.execute("delete from impressions where execution_id in (select execution_id from left_out)")
     connection.execute("drop table left_out")
-    return LeftOut(*(counts.get(name, 0) for name in ("bursts", "clickers", "repeats", "heavy")))
+    return LeftOut(*(counts.get(name, 0) for name in ("without_query", "bursts", "clickers", "repeats", "heavy")))
 
 
 _LIMITS = {
@@ -71,10 +73,11 @@ with searches as (
   from searches
 )
 select execution_id, case
+    when query_key = '' then 'without_query'
     when who in (select who from bursts) then 'bursts'
     when who in (select who from clickers) then 'clickers'
-    when same > {same} then 'repeats'
-    when nth > {most} then 'heavy'
+    when who is not null and same > {same} then 'repeats'
+    when who is not null and nth > {most} then 'heavy'
     end as reason
-from placed where who is not null and reason is not null
+from placed where reason is not null
 """

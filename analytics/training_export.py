@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from clickwell.analytics.pairs import (
     tuples_of,
 )
 from clickwell.analytics.propensities import estimate
-from clickwell.analytics.ranking_data import groups, ranking_rows, svm_lines
+from clickwell.analytics.ranking_data import groups, known_before, ranking_rows, svm_lines
 from clickwell.analytics.relevance import fit
 from clickwell.analytics.splits import Shares, check_pairs, check_tuples, cut_of, split
 from clickwell.errors import InputError
@@ -92,6 +92,7 @@ def export_pairs(
         "audit.parquet": _parquet(judge(shown, fit(shown, propensities), min_interactions=options.min_interactions))
     }
     counts = {}
+    before = known_before(shown, model) if options.ranking else None
     for name, part in parts.items():
         every = list(tuples_of(judged[name], shown_documents(part), options.negatives, options.seed))
         tuples = [one for one in every if texts is None or {one.positive_id, *one.negative_ids} <= texts.keys()]
@@ -104,8 +105,8 @@ def export_pairs(
             f"{name}/pairs.parquet": _parquet(judged[name]),
         }
         counts[name] = _counts(judged[name], tuples) | {"tuples_without_text": len(every) - len(tuples)}
-        if options.ranking:
-            ranking = ranking_rows(part, shown, model)
+        if before is not None:
+            ranking = ranking_rows(part, before)
             files |= {
                 f"{name}/ltr.parquet": _parquet(ranking),
                 f"{name}/ltr.svm": svm_lines(ranking),
@@ -174,8 +175,11 @@ def _training_view(tuples: Iterable[Tuple], negatives: int, texts: Mapping[str, 
     return pa.table([pa.array([row[i] for row in rows], pa.string()) for i in range(len(names))], names=names)
 
 
-def _ids(tuples: Iterable[Tuple]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(one) for one in tuples], _IDS)
+def _ids(tuples: Sequence[Tuple]) -> pa.Table:
+    columns = [[getattr(one, name) for one in tuples] for name in _IDS.names]
+    return pa.Table.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(columns, _IDS.types, strict=True)], schema=_IDS
+    )
 
 
 _IDS = pa.schema(

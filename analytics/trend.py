@@ -35,7 +35,8 @@ from hours where retriever_id = $retriever and day between $since and $until gro
 _RANKERS = """
 select min(hour) as first, ranker_id from hours
 where retriever_id = $retriever and day between $since and $until and ranker_id is not null
-group by ranker_id having first > (select min(hour) from hours where retriever_id = $retriever) order by first, ranker_id
+group by ranker_id having first > (select min(hour) from hours where retriever_id = $retriever)
+order by first, ranker_id
 """
 
 
@@ -49,5 +50,5 @@ def trend(settings: Settings, retriever_id: str, since: date, until: date) -> Tr
     with kept.connect(settings, since, until) as connection:
         rows = connection.execute(_HOURS, bound).fetchall()
         rankers = connection.execute(_RANKERS, bound).fetchall()
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(6)]
-    return Trend(*columns, new_rankers=rankers)
+    hours, searches, zero, shown, clicks, examined = ([row[at] for row in rows] for at in range(6))
+    return Trend(hours, searches, zero, shown, clicks, examined, rankers)

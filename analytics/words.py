@@ -1,4 +1,4 @@
-"""Rates, intervals and problems as people read them, the same in the terminal and in reports. Positions count from 1."""
+"""Rates, intervals and problems as people read them, in terminal and reports alike. Positions count from 1."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ def percent(value: float | None, half_width: float = 0.0) -> str:
 
 
 def with_interval(rate: Rate) -> str:
-    """Return a rate such as `1.2% (0.9–1.6)`."""
+    """Return a rate and its interval in percent."""
     if rate.value is None or rate.low is None or rate.high is None:
         return NONE
     half = (rate.high - rate.low) / 2
@@ -29,7 +29,7 @@ def with_interval(rate: Rate) -> str:
 
 
 def position(mean: Mean) -> str:
-    """Return a mean position, counted from 1, such as `2.4 (2.3–2.5)`."""
+    """Return a mean position and its interval, counted from 1."""
     if mean.value is None:
         return NONE
     if mean.low is None or mean.high is None:
@@ -38,7 +38,7 @@ def position(mean: Mean) -> str:
 
 
 def change(one: Change | None, *, points: bool = True) -> str:
-    """Return a difference such as `−1.9 pp (−2.1 to −1.7)`, or that there is none to speak of."""
+    """Return a signed difference and its interval, in percentage points, or that there is none to speak of."""
     if one is None or one.difference is None or one.low is None or one.high is None:
         return NONE
     if not one.clear:
@@ -102,8 +102,14 @@ def low_ctr(signals: Signals) -> Table:
         "Low-CTR queries",
         ["query", "searches", "CTR", "expected", "clicks lost", "first click at"],
         [
-            [query(q.query), f"{q.searches:,}", with_interval(q.ctr), percent(q.expected), f"{q.clicks_lost:,.0f}"]
-            + [position(q.first_click_position)]
+            [
+                query(q.query),
+                f"{q.searches:,}",
+                with_interval(q.ctr),
+                percent(q.expected),
+                f"{q.clicks_lost:,.0f}",
+                position(q.first_click_position),
+            ]
             for q in found.rows
         ],
         _said(found, "queries", "are below the threshold and below what their positions lead to expect"),
@@ -117,8 +123,13 @@ def skipped(signals: Signals) -> Table:
         "Ranked high, skipped",
         ["document", "at top 3", "skip rate", "expected", "skips above expected"],
         [
-            [d.feature_id, f"{d.shown_at_top:,}", with_interval(d.skip_rate), percent(d.expected)]
-            + [f"{d.skips_above_expected:,.0f}"]
+            [
+                d.feature_id,
+                f"{d.shown_at_top:,}",
+                with_interval(d.skip_rate),
+                percent(d.expected),
+                f"{d.skips_above_expected:,.0f}",
+            ]
             for d in found.rows
         ],
         _said(found, "documents", "get less than a quarter of the clicks that others get in their places"),
@@ -132,8 +143,13 @@ def zero(signals: Signals) -> Table:
         "Zero-result queries",
         ["query", "searches", "zero results", "last seen", "asked next"],
         [
-            [query(z.query), f"{z.zero_results.of:,}", with_interval(z.zero_results), moment(z.last_at)]
-            + [f"{query(z.next_query)} ({z.next_searches:,})" if z.next_query is not None else NONE]
+            [
+                query(z.query),
+                f"{z.zero_results.of:,}",
+                with_interval(z.zero_results),
+                moment(z.last_at),
+                f"{query(z.next_query)} ({z.next_searches:,})" if z.next_query is not None else NONE,
+            ]
             for z in found.rows
         ],
         _said(found, "queries", "find nothing"),
@@ -160,7 +176,7 @@ def blind_spots(signals: Signals) -> list[str]:
         sentences.append(f"{b.unseen_documents:,} documents are clicked in other retrievers and never shown here")
     if b.thin_queries:
         sentences.append(
-            f"{b.thin_queries:,} queries, {percent(b.thin_searches)} of the searches, have too little evidence for a CTR"
+            f"{b.thin_queries:,} queries, {percent(b.thin_searches)} of searches, have too little evidence for a CTR"
         )
     return sentences or ["nothing is hidden at this evidence level"]
 

@@ -17,7 +17,8 @@ _MISSED_SECONDS = 0.2
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--address", required=True)
-    options.add_argument("--seconds", type=float, required=True)
+    options.add_argument("--seconds", type=float, default=3600)
+    options.add_argument("--requests", type=int, default=1 << 60, help="end after so many, if that is sooner")
     options.add_argument("--batch", type=int, default=100)
     options.add_argument("--connections", type=int, default=16)
     options.add_argument("--rate", type=float, default=0, help="events a second in all; 0: as fast as they are taken")
@@ -54,7 +55,8 @@ class Load:
         pause = self.options.connections * self.options.batch / self.options.rate if self.options.rate else 0.0
         due = self.began + pause * number / self.options.connections
         streams = None
-        while (now := time.perf_counter()) - self.began < self.options.seconds:
+        most = self.options.requests * self.options.batch
+        while (now := time.perf_counter()) - self.began < self.options.seconds and self.next < most:
             if pause:
                 await asyncio.sleep(max(0.0, due - now))
             ids, request = self.request()

@@ -1,5 +1,6 @@
 """The contestants: how each is started, how far it is, and what it has counted."""
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -27,13 +28,13 @@ QUIX_VERSION = "3.28.1"
 # Quix Streams pins an older confluent-kafka than clickwell uses, so it has an environment of its own.
 QUIX = HERE.parent / ".venv-quix"
 
-# Records that the worker has applied. Of each partition the furthest shard counts: a shard that the last records did
-# not touch is only moved along two seconds later. A third of the shards shows it; the step is odd because the documents
-# of one partition lie in shards that are all even or all odd.
+# Records that the slowest lane has applied. Of each partition the furthest shard counts: a shard that the last records
+# did not touch is only moved along two seconds later. A third of the shards shows it; the step is odd because the
+# documents of one partition lie in shards that are all even or all odd.
 _APPLIED = f"""
 local pointer = redis.call('GET', '{BUILDING}') or redis.call('GET', '{ACTIVE}')
 if not pointer then return 0 end
-local name, furthest, sum = cjson.decode(pointer).name, {{}}, 0
+local name, furthest = cjson.decode(pointer).name, {{}}
 for shard = 0, 63, 3 do
   local ledger = redis.call('HGETALL', string.format('cw1:{{s%03d}}:%s:o', shard, name))
   for i = 1, #ledger, 2 do
@@ -43,8 +44,13 @@ for shard = 0, 63, 3 do
     end
   end
 end
-for _, offset in pairs(furthest) do sum = sum + offset end
-return sum
+local lanes, least = {{}}, nil
+for field, offset in pairs(furthest) do
+  local lane = string.match(field, '^[^/]+')
+  lanes[lane] = (lanes[lane] or 0) + offset
+end
+for _, applied in pairs(lanes) do least = math.min(least or applied, applied) end
+return least or 0
 """
 
 
@@ -81,14 +87,16 @@ class Entry(Protocol):
 
 @dataclass(frozen=True)
 class Worker:
-    """The clickwell worker as users run it: validation, dedup, four signals, trending and the ledger are on."""
+    """The clickwell worker with some of its lanes: validation, dedup, four signals, trending and the ledger are on."""
 
-    name: str = "clickwell"
-    title: str = "clickwell worker"
+    name: str
+    title: str
+    lanes: tuple[str, ...]
 
     def command(self, folder: Path, settings: Settings, events: int) -> list[str]:  # noqa: ARG002  # see Entry
         """Return the command line."""
-        return [sys.executable, "-m", "clickwell", "worker", "--data", str(folder)]
+        lanes = f"CLICKWELL_WORKER__LANES={json.dumps(self.lanes)}"
+        return ["/usr/bin/env", lanes, sys.executable, "-m", "clickwell", "worker", "--data", str(folder)]
 
     def applied(self, client: redis.Redis) -> int:
         """Return how many events are applied."""
@@ -141,7 +149,8 @@ class Peer:
 
 ENTRIES: tuple[Entry, ...] = (
     Peer("limit", "limit: fetch, decode, group", "limit.py"),
-    Worker(),
+    Worker("clickwell", "clickwell, popularity", ("popularity",)),
+    Worker("windows", "clickwell, and windows", ("popularity", "engagement")),
     Peer("quix", f"Quix Streams {QUIX_VERSION}", "quix.py", QUIX / "bin" / "python"),
     Peer("faust", "stock Faust", "stock_faust.py"),
 )

@@ -9,9 +9,14 @@
 | `{cw1}:workers` | hash | worker id -> JSON of its last report |
 | `{cw1}:losses` | list | JSON of each range of offsets that retention took before it was applied |
 | `{cw1}:keys` | hash | id of an API key -> JSON of it, with its SHA-256 in place of its text |
+| `{cw1}:ctr:d:<retriever_id>` | hash | feature_id -> `estimate low`: corrected CTR over all queries, as decimals |
+| `{cw1}:ctr:q:<retriever_id>`, line break, `<query>` | hash | the same for one query, in its normal form |
 | `cw1:{sNNN}:<generation>:o` | hash | the ledger: `lane/topic id/partition` -> `next-offset dedup-bucket` |
 | `cw1:{sNNN}:<generation>:c:<feature_id>` | string | one document's ring, see `clickwell.schemas.rings` |
 | `cw1:{sNNN}:<generation>:d:<lane>:<bucket>` | set | 8-byte hashes of the interaction_ids seen in a dedup bucket |
+| `cw1:{sNNN}:<generation>:d:engagement:<bucket>` | hash | 8-byte hash of a search -> the facts that are known of it |
+| `cw1:{sNNN}:<generation>:w` | set | which tables of windows there are: `<by>:h<hour>`, `<by>:d<day>` |
+| `cw1:{sNNN}:<generation>:w:<by>:h<hour>`, `...:d<day>` | hash | `retriever NUL key` -> counts of a window |
 | `cw1:{sNNN}:<generation>:t:<era>` | zset | trending: feature_id -> forward-decayed weight |
 | `cw1:{sNNN}:h:<signal>:<user_id>` | zset | consumed: feature_id -> epoch ms of the last time |
 | `cw1:{sNNN}:catalog` | hash | feature_id -> JSON of its attributes, see `clickwell.schemas.catalog` |
@@ -20,6 +25,7 @@
 keys of a shard live on one node of a Redis Cluster.
 """
 
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -33,6 +39,8 @@ FRESH = "{cw1}:fresh"
 WORKERS = "{cw1}:workers"
 LOSSES = "{cw1}:losses"
 KEYS = "{cw1}:keys"
+
+CORRECTED = "{cw1}:ctr:"
 
 _TAGS = tuple(f"cw1:{{s{shard:03d}}}:" for shard in range(SHARDS))
 
@@ -106,6 +114,17 @@ class HashMap:
         return known
 
 
+def normal_query(text: str) -> str:
+    """Return the form under which equal queries are counted together: NFKC, case folded, blanks single."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def corrected_key(retriever_id: str, query_key: str | None = None) -> str:
+    """Return the key of a retriever's corrected CTR, over all queries or for one, given in its normal form."""
+    # A normal form holds no line break, so the two parts cannot run into each other.
+    return f"{CORRECTED}d:{retriever_id}" if query_key is None else f"{CORRECTED}q:{retriever_id}\n{query_key}"
+
+
 def shard_prefix(shard: int, generation: str) -> str:
     """Return what every key of a shard in a generation begins with."""
     return f"{_TAGS[shard]}{generation}:"
@@ -140,6 +159,11 @@ def history_key(user_id: str, signal: str) -> str:
 def catalog_key(shard: int) -> str:
     """Return the key of a shard's part of the catalogue; it belongs to no generation."""
     return f"{_TAGS[shard]}catalog"
+
+
+def tables_key(shard: int, generation: str) -> str:
+    """Return the key that holds the names of a shard's tables; a table's own key is this one, a colon, and its name."""
+    return f"{_TAGS[shard]}{generation}:w"
 
 
 def ledger_field(lane: str, topic_id: str, partition: int) -> str:

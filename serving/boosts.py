@@ -20,8 +20,10 @@ from types import TracebackType
 from typing import Self
 
 from clickwell.clock import Clock, SystemClock
+from clickwell.serving import corrected
 from clickwell.serving.clients import AsyncClient, Client, settings_of
-from clickwell.serving.formula import BoostByInteractionCount
+from clickwell.serving.corrected import CorrectedBoosts
+from clickwell.serving.formula import BoostByCorrectedCtr, BoostByInteractionCount
 from clickwell.serving.memory import Memory
 from clickwell.serving.reports import ReaderStats
 from clickwell.serving.snapshot import Boosts, Counts, Snapshot
@@ -70,6 +72,10 @@ class BoostReader(_Reader):
         """Read the documents once; any number of stages can be computed from what is returned."""
         return self._client.run(self._memory.read(feature_ids))
 
+    def corrected(self, feature_ids: Sequence[str], stage: BoostByCorrectedCtr) -> CorrectedBoosts:
+        """Return the boost of each document by its corrected CTR."""
+        return self._client.run(corrected.read(feature_ids, stage, self._memory.reports))
+
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._client.close()
@@ -101,6 +107,10 @@ class AsyncBoostReader(_Reader):
     async def read(self, feature_ids: Sequence[str]) -> Snapshot:
         """Read the documents once; any number of stages can be computed from what is returned."""
         return await self._client.run(self._memory.read(feature_ids))
+
+    async def corrected(self, feature_ids: Sequence[str], stage: BoostByCorrectedCtr) -> CorrectedBoosts:
+        """Return the boost of each document by its corrected CTR."""
+        return await self._client.run(corrected.read(feature_ids, stage, self._memory.reports))
 
     async def aclose(self) -> None:
         """Close the connections; a later call opens new ones."""

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clickwell.serving.snapshot import Reason
 
 FIELD = "document_id"
 
 
-@dataclass(frozen=True, slots=True)
-class Consumed:
+class Consumed(NamedTuple):
     """One document that a user did something with: what, and when last, in epoch ms."""
 
     feature_id: str
@@ -53,7 +52,7 @@ class Consumption(Sequence[Consumed]):
     @property
     def document_ids(self) -> list[str]:
         """The documents, each once, the one used last first."""
-        return list(dict.fromkeys(item.feature_id for item in self.items))
+        return list(dict.fromkeys([item[0] for item in self.items]))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
-"""The boost: how a count of interactions changes a score."""
+"""The boost: how a count of interactions, or a corrected CTR, changes a score."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from clickwell.errors import SettingsError
+from clickwell.schemas.interactions import MAX_ID, MAX_QUERY
 from clickwell.settings import SignalName
 
+S = TypeVar("S", bound=BaseModel)
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -36,6 +39,25 @@ class BoostByInteractionCount(BaseModel):
         return dict.fromkeys(value, 1.0) if isinstance(value, (list, tuple, set, frozenset)) else value
 
 
+class BoostByCorrectedCtr(BaseModel):
+    """One boost stage: `1 + (multiplier - 1) * value / cap`, where value is the corrected CTR of the document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    signal: Literal["corrected_ctr"]
+    """Says that this is not a stage that counts."""
+    retriever_id: Annotated[str, Field(max_length=MAX_ID)]
+    """Whose searches the numbers come from."""
+    query: Annotated[str, Field(max_length=MAX_QUERY)] | None = None
+    """Only of this query; absent means over all queries."""
+    bound: Literal["low", "estimate"] = "low"
+    """Which number counts: the lower end of the 90 % interval, or the middle."""
+    boost_multiplier: float = Field(default=1.2, gt=0, allow_inf_nan=False)
+    """The largest boost."""
+    cap: float | None = Field(default=None, gt=0, le=1)
+    """Corrected CTR that earns the whole multiplier; absent means the largest of the list."""
+
+
 def boosts_of(counts: NDArray[np.float64], stage: BoostByInteractionCount) -> NDArray[np.float64]:
     """Return the boost of each document of one list; all are 1 when nothing was counted or the cap is 0."""
     cap = float(counts.max(initial=0.0)) if stage.cap is None else stage.cap
@@ -51,8 +73,22 @@ def stage_of(value: Any) -> BoostByInteractionCount:
     Raises:
         SettingsError: a field is missing, unknown or out of its range.
     """
+    return _validated(BoostByInteractionCount, value)
+
+
+def any_stage_of(value: Any) -> BoostByInteractionCount | BoostByCorrectedCtr:
+    """Return a stage of any kind: with a `signal` it is by corrected CTR, otherwise by counts.
+
+    Raises:
+        SettingsError: a field is missing, unknown or out of its range.
+    """
+    by_ctr = isinstance(value, BoostByCorrectedCtr) or (isinstance(value, Mapping) and "signal" in value)
+    return _validated(BoostByCorrectedCtr, value) if by_ctr else stage_of(value)
+
+
+def _validated(kind: type[S], value: Any) -> S:
     try:
-        return BoostByInteractionCount.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(["boost_by_interaction_count", *map(str, first["loc"])])

@@ -67,7 +67,7 @@ class Memory:
     """
 
     def __init__(self, settings: BoostSettings, clock: Clock) -> None:
-        self._reports = Reports("boosts are neutral")
+        self.reports = Reports("boosts are neutral")
         self._settings = settings
         self._clock = clock
         self._known: _Known | None = None
@@ -75,7 +75,7 @@ class Memory:
     @property
     def stats(self) -> ReaderStats:
         """Counters since the reader was made."""
-        return self._reports.stats
+        return self.reports.stats
 
     def read(self, feature_ids: Sequence[str]) -> Steps[Snapshot]:
         """Yield the commands of one round trip, take their replies or the error, and return what they say.
@@ -83,7 +83,7 @@ class Memory:
         The rings are asked for under the generation of the call before. Only if the pointer that comes back names
         another one, at the first call and after a rebuild, there is a second round trip.
         """
-        self._reports.count("reads")
+        self.reports.count("reads")
         now_ms = self._clock.now_ms()
         for _ in range(FLIPS):
             known = self._known
@@ -122,7 +122,7 @@ class Memory:
         if not known or not self._settings.cache_seconds:
             return {}
         values = known.remembered(feature_ids, now_ms, self._settings.cache_seconds * 1000)
-        self._reports.count("cache_hits", len(values))
+        self.reports.count("cache_hits", len(values))
         return values
 
     def _judged(
@@ -137,12 +137,12 @@ class Memory:
             return self._neutral(feature_ids, now_ms, Reason.ABSENT, "no worker has reported that it counts")
         if snapshot.age_seconds > self._settings.max_age_seconds:
             detail = f"the counters are {snapshot.age_seconds:,.0f} s behind; is a worker running?"
-            self._reports.problem(Reason.STALE, detail)
+            self.reports.problem(Reason.STALE, detail)
             return Snapshot(feature_ids, rings, now_ms, known.fresh_ms, Reason.STALE, detail)
         return snapshot
 
     def _neutral(self, feature_ids: Sequence[str], now_ms: int, reason: Reason, detail: str) -> Snapshot:
-        self._reports.problem(reason, detail)
+        self.reports.problem(reason, detail)
         return Snapshot.empty(feature_ids, now_ms, reason, detail)
 
 

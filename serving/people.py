@@ -1,6 +1,8 @@
 """What readers of users ask Redis and make of the answers, without the asking."""
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 from clickwell.clock import MS_PER_DAY, Clock
@@ -17,6 +19,7 @@ from clickwell.settings import Settings
 
 LANE = b"history/"
 NEGATIVE_FEEDBACK = "negative_feedback"
+_TIME = attrgetter("timestamp")
 
 
 class People:
@@ -62,12 +65,12 @@ class People:
             self._reports.problem(Reason.UNAVAILABLE, detail)
             return Consumption(user_id, (), since_ms, None, Reason.UNAVAILABLE, detail)
         fresh, *found = replies
-        items = [
-            Consumed(member.decode(errors="replace"), signal, int(score))
-            for signal, reply in zip(asked, found, strict=True)
-            for member, score in _pairs(reply)
-        ]
-        items.sort(key=lambda item: (-item.timestamp, item.feature_id, item.interaction_type))
+        items: list[Consumed] = []
+        for signal, reply in zip(asked, found, strict=True):
+            pairs = _pairs(reply)
+            documents = [member.decode(errors="replace") for member, _ in pairs]
+            items += map(Consumed, documents, repeat(signal), [int(score) for _, score in pairs])
+        items.sort(key=_TIME, reverse=True)
         fresh_ms = applied_ms(fresh, LANE)
         reason, detail = self._judge(fresh_ms, now_ms)
         return Consumption(user_id, tuple(items), since_ms, fresh_ms, reason, detail)

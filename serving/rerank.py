@@ -6,26 +6,36 @@ for result in rerank(results, reader, stage, explain=True):
     print(result.feature_id, result.score, result.why.sentence)
 ```
 
-A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, or a pair (id, score).
-Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any result
-lacks a usable score, the given order stands in for all scores: the result at 0-based rank r scores 1 / (r + 1).
+A result is a mapping or an object with `feature_id` (or `document_id`, or `id`) and `score`, a pair (id, score), or an
+id alone. Several stages multiply. A boost always moves in its own direction: a negative score is divided by it. If any
+result lacks a usable score, the given order stands in for all scores: that at 0-based rank r scores 1 / (r + 1). A
+`ranker` (anything with `score(results)`, such as `clickwell.training.Ranker`) gives the scores instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clickwell.serving.boosts import DEFAULT_STAGE, AsyncBoostReader, BoostReader
-from clickwell.serving.formula import BoostByInteractionCount, stage_of
+from clickwell.serving.corrected import CorrectedBoost, CorrectedBoosts
+from clickwell.serving.formula import BoostByCorrectedCtr, BoostByInteractionCount, any_stage_of
 from clickwell.serving.profile import Match
 from clickwell.serving.results import boosted, ids_of, scores_of
-from clickwell.serving.snapshot import Boost, Boosts, Snapshot
+from clickwell.serving.snapshot import Boost, Boosts
 
 T = TypeVar("T")
-Stage = BoostByInteractionCount | Mapping[str, Any]
+Stage = BoostByInteractionCount | BoostByCorrectedCtr | Mapping[str, Any]
+Applied = Boosts | CorrectedBoosts
+
+
+class Ranker(Protocol):
+    """What scores results by more than their given scores, such as `clickwell.training.Ranker`."""
+
+    def score(self, results: Sequence[Any]) -> NDArray[np.float64]:
+        """Return a finite score for each result, higher first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Why:
     rank_before: int
     rank_after: int
     score_before: float
-    stages: tuple[Boost | Match, ...]
+    stages: tuple[Boost | CorrectedBoost | Match, ...]
     sentence: str
 
 
@@ -70,18 +80,27 @@ def rerank(
     reader: BoostReader,
     boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
     *,
+    ranker: Ranker | None = None,
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Return the results by boosted score, highest first; equal scores keep their order.
 
-    One round trip, whatever the number of stages. If Redis is of no use, the scores stay as they are.
+    One round trip for all stages that count, and one for each that goes by corrected CTR. If Redis is of no use, the
+    scores stay as they are.
 
     Raises:
         InputError: a result has no id.
         SettingsError: a stage is malformed.
     """
     stages, ids = _stages(boost_by_interaction_count), ids_of(results)
-    return _order(results, reader.read(ids), stages, explain=explain)
+    counted = reader.read(ids) if any(isinstance(stage, BoostByInteractionCount) for stage in stages) else None
+    applied: list[Applied] = []
+    for stage in stages:
+        if isinstance(stage, BoostByCorrectedCtr):
+            applied.append(reader.corrected(ids, stage))
+        elif counted is not None:
+            applied.append(counted.boosts(stage))
+    return _order(results, ids, applied, ranker, explain=explain)
 
 
 async def arerank(
@@ -89,27 +108,39 @@ async def arerank(
     reader: AsyncBoostReader,
     boost_by_interaction_count: Stage | Iterable[Stage] = DEFAULT_STAGE,
     *,
+    ranker: Ranker | None = None,
     explain: bool = False,
 ) -> list[Ranked[T]]:
     """Do the same as `rerank`, for asyncio."""
     stages, ids = _stages(boost_by_interaction_count), ids_of(results)
-    return _order(results, await reader.read(ids), stages, explain=explain)
+    counted = await reader.read(ids) if any(isinstance(stage, BoostByInteractionCount) for stage in stages) else None
+    applied: list[Applied] = []
+    for stage in stages:
+        if isinstance(stage, BoostByCorrectedCtr):
+            applied.append(await reader.corrected(ids, stage))
+        elif counted is not None:
+            applied.append(counted.boosts(stage))
+    return _order(results, ids, applied, ranker, explain=explain)
 
 
 def _order(
-    results: Sequence[T], snapshot: Snapshot, stages: list[BoostByInteractionCount], *, explain: bool
+    results: Sequence[T],
+    feature_ids: Sequence[str],
+    applied: Sequence[Applied],
+    ranker: Ranker | None,
+    *,
+    explain: bool,
 ) -> list[Ranked[T]]:
-    applied = [snapshot.boosts(stage) for stage in stages]
     boosts: NDArray[np.float64] = np.ones(len(results))
     for stage in applied:
         boosts *= stage.values
-    before = scores_of(results)
+    before = scores_of(results) if ranker is None else np.asarray(ranker.score(results), np.float64)
     after = boosted(before, boosts)
     order = np.argsort(-after, kind="stable").tolist()
     return [
         Ranked(
             item=results[row],
-            feature_id=snapshot.feature_ids[row],
+            feature_id=feature_ids[row],
             score=float(after[row]),
             boost=float(boosts[row]),
             why=_why(row, rank, float(before[row]), float(boosts[row]), applied) if explain else None,
@@ -118,12 +149,13 @@ def _order(
     ]
 
 
-def _why(row: int, rank: int, score: float, boost: float, applied: list[Boosts]) -> Why:
+def _why(row: int, rank: int, score: float, boost: float, applied: Sequence[Applied]) -> Why:
     stages = tuple(stage[row] for stage in applied)
     # Several stages that could not be read all say the same.
     sentence = f"x{boost:.2f}  {', '.join(dict.fromkeys(stage.why(row) for stage in applied))}"
     return Why(row, rank, score, stages, sentence)
 
 
-def _stages(given: Stage | Iterable[Stage]) -> list[BoostByInteractionCount]:
-    return [stage_of(stage) for stage in ([given] if isinstance(given, (BoostByInteractionCount, Mapping)) else given)]
+def _stages(given: Stage | Iterable[Stage]) -> list[BoostByInteractionCount | BoostByCorrectedCtr]:
+    alone = isinstance(given, (BoostByInteractionCount, BoostByCorrectedCtr, Mapping))
+    return [any_stage_of(stage) for stage in ([given] if alone else given)]

@@ -13,7 +13,7 @@ ID_NAMES = ("feature_id", "document_id", "id")
 
 
 def ids_of(results: Sequence[Any]) -> list[str]:
-    """Return the document of each result: a mapping or an object with one of `ID_NAMES`, or a pair (id, score).
+    """Return the document of each result: a mapping or object with one of `ID_NAMES`, a pair (id, score), or an id.
 
     Raises:
         InputError: a result has no id.
@@ -35,6 +35,8 @@ def boosted(scores: NDArray[np.float64], boosts: NDArray[np.float64]) -> NDArray
 
 
 def _id(result: Any, row: int) -> str:
+    if isinstance(result, str):
+        return result
     if isinstance(result, (tuple, list)):
         return str(result[0])
     for name in ID_NAMES:

@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
-from clickwell.errors import LakeError, TopicRecreatedError
+from clickwell.errors import LakeError, NoTableError, TopicRecreatedError
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES, Topic
 from clickwell.settings import Settings
 
@@ -138,7 +138,7 @@ def open_table(settings: Settings, table: Table) -> DeltaTable:
     try:
         return DeltaTable(uri, storage_options=storage_options(settings))
     except TableNotFoundError:
-        raise LakeError(
+        raise NoTableError(
             f"there is no table {table.name} in {settings.lake_uri}",
             fix="`clickwell sink` writes it; CLICKWELL_LAKE says where",
         ) from None

@@ -17,8 +17,7 @@ local SHOWN, IMPRESSION, CLICK, SKIP, CONVERSION = 1, 2, 4, 8, 16
 local ACTED = CLICK + SKIP + CONVERSION
 local TOP = 3 -- documents are counted once more at the first so many positions
 local ONE, TWO = '<i4i4i4i4', '<i4i4i4i4i4i4i4i4' -- exposures, clicks, skips, conversions; documents: and those at the top
-local FACTS_LIFE = 172800 -- seconds; as for ids, for partitions that never move on
-local NOTHING = {}
+local FACTS_LIFE = 172800 -- seconds beside three buckets; as for ids, for partitions that never move on
 
 -- Adds what `more` knows to `facts`.
 local function merge(facts, more)
@@ -97,16 +96,19 @@ local function add(rows, name, sign, click, skip, conversion, top)
   end
 end
 
--- Adds what a search counts, `sign` times, to the tables of its hour.
-local function count_search(hours, facts, sources, sign)
-  local positions, documents, bits = exposed(facts, sources[facts[3]] or sources[''])
-  if #positions == 0 then return end
-  local hour = math.floor(facts[2] / HOUR_MS)
+-- The tables of an hour that a call adds to.
+local function tables_of(hours, hour)
   local tables = hours[hour]
   if not tables then
     tables = {position = {}, query = {}, document = {}}
     hours[hour] = tables
   end
+  return tables
+end
+
+-- What a search counts: for each exposed result whether it was clicked, skipped, converted, as bits.
+local function outcome(facts, sources)
+  local positions, documents, bits = exposed(facts, sources[facts[3]] or sources[''])
   local clicked, deepest = {}, UNKNOWN
   for i = 1, #positions do
     if bit.band(bits[i], CLICK) ~= 0 then
@@ -114,17 +116,45 @@ local function count_search(hours, facts, sources, sign)
       deepest = math.max(deepest, positions[i])
     end
   end
-  local head = facts[3] .. '\0'
   for i = 1, #positions do
-    local position, about = positions[i], bits[i]
-    local click, conversion = bit.band(about, CLICK) ~= 0, bit.band(about, CONVERSION) ~= 0
-    local skip = not clicked[documents[i]] and not conversion
-      and (bit.band(about, SKIP) ~= 0 or (position ~= UNKNOWN and position < deepest))
-    add(tables.position, head .. (position == UNKNOWN and '' or position), sign, click, skip, conversion)
-    add(tables.query, head .. facts[4], sign, click, skip, conversion)
-    add(tables.document, head .. documents[i], sign, click, skip, conversion, position ~= UNKNOWN and position < TOP)
+    local acts, position = bit.band(bits[i], ACTED), positions[i]
+    if clicked[documents[i]] or acts >= CONVERSION then
+      acts = bit.band(acts, CLICK + CONVERSION)
+    elseif position ~= UNKNOWN and position < deepest then
+      acts = SKIP
+    end
+    bits[i] = acts
+  end
+  return {time = facts[2], retriever = facts[3], query = facts[4], positions = positions, documents = documents, acts = bits}
+end
+
+local function count_result(hours, found, i, sign)
+  local tables = tables_of(hours, math.floor(found.time / HOUR_MS))
+  local position, acts, head = found.positions[i], found.acts[i], found.retriever .. '\0'
+  local click, skip, conversion = acts % 8 >= CLICK, acts % 16 >= SKIP, acts >= CONVERSION
+  add(tables.position, head .. (position == UNKNOWN and '' or position), sign, click, skip, conversion)
+  add(tables.query, head .. found.query, sign, click, skip, conversion)
+  local top = position ~= UNKNOWN and position < TOP
+  add(tables.document, head .. found.documents[i], sign, click, skip, conversion, top)
+end
+
+-- Counts what a search says `after` more became known, in place of what it said `before`: mostly few results differ.
+local function count_change(hours, before, after)
+  local shared = 0
+  if before and before.time == after.time and before.retriever == after.retriever and before.query == after.query then
+    shared = math.min(#before.positions, #after.positions)
+  end
+  for i = 1, math.max(before and #before.positions or 0, #after.positions) do
+    local same = i <= shared and before.positions[i] == after.positions[i] and before.documents[i] == after.documents[i]
+      and before.acts[i] == after.acts[i]
+    if not same then
+      if before and before.positions[i] then count_result(hours, before, i, -1) end
+      if after.positions[i] then count_result(hours, after, i, 1) end
+    end
   end
 end
+
+local NOT_EXPOSED = {positions = {}}
 
 -- The same for a search of which one result is known, as for most interactions that come before their search.
 local function count_single(hours, facts, sources)
@@ -132,12 +162,7 @@ local function count_single(hours, facts, sources)
   local source = sources[facts[3]] or sources['']
   local click, skip, conversion = bits % 8 >= CLICK, bits % 16 >= SKIP, bits >= CONVERSION
   if bits < CLICK and bit.band(bits, exposing(source, facts[1])) == 0 then return end
-  local hour = math.floor(facts[2] / HOUR_MS)
-  local tables = hours[hour]
-  if not tables then
-    tables = {position = {}, query = {}, document = {}}
-    hours[hour] = tables
-  end
+  local tables = tables_of(hours, math.floor(facts[2] / HOUR_MS))
   if click or conversion then skip = false end
   local head, position = facts[3] .. '\0', facts[5]
   add(tables.position, head .. (position == UNKNOWN and '' or position), 1, click, skip, conversion)
@@ -157,51 +182,53 @@ local function added(value, row, format)
   return struct.pack(TWO, a + row[1], b + row[2], c + row[3], d + row[4], e + row[5], f + row[6], g + row[7], h + row[8])
 end
 
--- Adds rows to one table. Rows beyond the limit go to the row `other` of their retriever.
-local function write_table(key, rows, by, limit, expires_ms)
+-- Adds rows to one table of a shard and notes its name. Rows beyond the limit go to the row `other` of their retriever.
+local function write_table(prefix, name, rows, by, limit, expires_ms)
+  local key = prefix .. 'w:' .. name
   local format = by == 'document' and TWO or ONE
   local size = redis.call('HLEN', key)
-  local fresh, others, out, names = size == 0, {}, {}, {}
-  for name in pairs(rows) do names[#names + 1] = name end
-  for first = 1, #names, BATCH do
-    local last = math.min(first + BATCH - 1, #names)
-    local values = redis.call('HMGET', key, unpack(names, first, last))
+  local fresh, others, out, fields = size == 0, {}, {}, {}
+  for field in pairs(rows) do fields[#fields + 1] = field end
+  for first = 1, #fields, BATCH do
+    local last = math.min(first + BATCH - 1, #fields)
+    local values = redis.call('HMGET', key, unpack(fields, first, last))
     for n = first, last do
-      local name, value = names[n], values[n - first + 1]
+      local field, value = fields[n], values[n - first + 1]
       if value or size < limit then
-        out[#out + 1] = name
-        out[#out + 1] = added(value, rows[name], format)
+        out[#out + 1] = field
+        out[#out + 1] = added(value, rows[field], format)
         if not value then size = size + 1 end
       else
         -- Names of retrievers are free too: when even their rows become too many, all share one.
-        local other = (size < 2 * limit and string.match(name, '^[^%z]*') or '') .. '\0\0'
+        local other = (size < 2 * limit and string.match(field, '^[^%z]*') or '') .. '\0\0'
         if not others[other] then
           others[other] = {0, 0, 0, 0, 0, 0, 0, 0}
           size = size + 1
         end
-        sum(others[other], rows[name])
+        sum(others[other], rows[field])
       end
     end
   end
-  for name, row in pairs(others) do
-    out[#out + 1] = name
-    out[#out + 1] = added(redis.call('HGET', key, name), row, format)
+  for field, row in pairs(others) do
+    out[#out + 1] = field
+    out[#out + 1] = added(redis.call('HGET', key, field), row, format)
   end
   for first = 1, #out, BATCH do redis.call('HSET', key, unpack(out, first, math.min(first + BATCH - 1, #out))) end
-  if fresh then redis.call('PEXPIREAT', key, string.format('%d', expires_ms)) end
+  if fresh then
+    redis.call('PEXPIREAT', key, string.format('%d', expires_ms))
+    redis.call('SADD', prefix .. 'w', name)
+  end
 end
 
-local function table_key(prefix, by, width, window)
-  return prefix .. 'w:' .. by .. ':' .. width .. string.format('%d', window)
-end
+local function table_name(by, unit, window) return by .. ':' .. unit .. string.format('%d', window) end
 
 -- Writes tables of hours; those of days before `recent` to the tables of their day.
 local function write_hours(prefix, hours, recent, days, limit)
   for hour, tables in pairs(hours) do
     local day = math.floor(hour / 24)
     for by, rows in pairs(tables) do
-      local key = day < recent and table_key(prefix, by, 'd', day) or table_key(prefix, by, 'h', hour)
-      write_table(key, rows, by, limit, (day + 1 + days) * DAY_MS)
+      local name = day < recent and table_name(by, 'd', day) or table_name(by, 'h', hour)
+      write_table(prefix, name, rows, by, limit, (day + 1 + days) * DAY_MS)
     end
   end
 end
@@ -240,17 +267,24 @@ register_lane('clickwell1_engagement', function(prefix, args, bucket)
   for n = 1, #ids do
     local packed = args[13 + n]
     local facts = cmsgpack.unpack(packed)
-    if not known[n] and #facts == 7 then
+    if known[n] then
+      local all = cmsgpack.unpack(known[n][1][2])
+      local before = outcome(all, sources)
+      merge(all, facts)
+      for m, one in ipairs(known[n]) do
+        if one[1] ~= own then redis.call('HDEL', facts_key(one[1]), ids[n]) end
+        if m > 1 then
+          local other = cmsgpack.unpack(one[2])
+          count_change(hours, outcome(other, sources), NOT_EXPOSED)
+          merge(all, other)
+        end
+      end
+      count_change(hours, before, outcome(all, sources))
+      packed = cmsgpack.pack(all)
+    elseif #facts == 7 then
       count_single(hours, facts, sources)
     else
-      for _, one in ipairs(known[n] or NOTHING) do
-        local before = cmsgpack.unpack(one[2])
-        count_search(hours, before, sources, -1)
-        if one[1] ~= own then redis.call('HDEL', facts_key(one[1]), ids[n]) end
-        merge(facts, before)
-        packed = nil
-      end
-      count_search(hours, facts, sources, 1)
+      count_change(hours, nil, outcome(facts, sources))
     end
     out[#out + 1] = ids[n]
     out[#out + 1] = packed or cmsgpack.pack(facts)
@@ -259,26 +293,32 @@ register_lane('clickwell1_engagement', function(prefix, args, bucket)
   local key = facts_key(own)
   local fresh = redis.call('EXISTS', key) == 0
   for first = 1, #out, BATCH do redis.call('HSET', key, unpack(out, first, math.min(first + BATCH - 1, #out))) end
-  if fresh then redis.call('EXPIRE', key, FACTS_LIFE) end
+  if fresh then redis.call('EXPIRE', key, string.format('%d', FACTS_LIFE + 3 * ratio * tonumber(args[6]) / 1000)) end
   local received_day = math.floor(bucket * tonumber(args[6]) / DAY_MS)
   write_hours(prefix, hours, received_day - tonumber(args[8]), tonumber(args[9]), tonumber(args[10]))
-end)
+end, true)
 
--- Moves the tables of a day's hours into that of the day; what a reader sums stays the same.
+-- Moves the tables of hours of past days into those of their days; what a reader sums stays the same.
 -- KEYS  1 prefix of a shard's keys
--- ARGV  1 what the tables count by   2 day   3 days that daily windows live   4 rows of one table at most
--- Reply how many rows were moved
+-- ARGV  1 first day whose hours are kept   2 days that daily windows live   3 rows of one table at most
+--       4 tables to be moved at most
+-- Reply how many tables were moved
 local function fold(keys, args)
-  local by, day, moved = args[1], tonumber(args[2]), 0
-  local format = by == 'document' and TWO or ONE
-  for hour = 24 * day, 24 * day + 23 do
-    local key = table_key(keys[1], by, 'h', hour)
-    local found, rows = redis.call('HGETALL', key), {}
-    for i = 1, #found, 2 do rows[found[i]] = {struct.unpack(format, found[i + 1])} end
-    if #found > 0 then
-      write_table(table_key(keys[1], by, 'd', day), rows, by, tonumber(args[4]), (day + 1 + tonumber(args[3])) * DAY_MS)
+  local prefix, recent, days = keys[1], tonumber(args[1]), tonumber(args[2])
+  local moved = 0
+  for _, name in ipairs(redis.call('SMEMBERS', prefix .. 'w')) do
+    local by, unit, window = string.match(name, '^(%a+):(%a)(%d+)$')
+    local day = unit == 'h' and math.floor(tonumber(window) / 24) or tonumber(window)
+    if day < recent - days or (unit == 'h' and day < recent and moved < tonumber(args[4])) then
+      local key, rows, format = prefix .. 'w:' .. name, {}, by == 'document' and TWO or ONE
+      local found = redis.call('HGETALL', key)
+      for i = 1, #found, 2 do rows[found[i]] = {struct.unpack(format, found[i + 1])} end
+      if #found > 0 and day >= recent - days then
+        write_table(prefix, table_name(by, 'd', day), rows, by, tonumber(args[3]), (day + 1 + days) * DAY_MS)
+        moved = moved + 1
+      end
       redis.call('UNLINK', key)
-      moved = moved + #found / 2
+      redis.call('SREM', prefix .. 'w', name)
     end
   end
   return moved

@@ -79,7 +79,8 @@ class EngagementLane:
     def __init__(self, settings: EngagementSettings, dedup_ms: int) -> None:
         self.shape: Mapping[str, Any] = settings.model_dump(mode="json")
         self._days = settings.daily_days
-        self.reach_ms = (settings.daily_days + 1) * MS_PER_DAY
+        # All of what hourly windows show; of older days Kafka may have a part only, and the lake has all.
+        self.reach_ms = (settings.hourly_days + 1) * MS_PER_DAY
         self._bits: dict[tuple[str, ...], int] = {}
         self._pack = msgspec.msgpack.Encoder().encode
         self._shape: list[Arg] = [

@@ -49,16 +49,17 @@ local function remember(key, ids)
 end
 
 -- Drops the ids of buckets that every partition of the lane has passed. One that follows far behind, as during a
--- rebuild, still needs its own.
-local function forget(ledger, prefix, lane)
+-- rebuild, still needs its own; where partitions need each other's, also one that has not begun.
+local function forget(ledger, prefix, lane, joins)
   local fields = redis.call('HGETALL', ledger)
   local least
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, #lane + 1) == lane .. '/' then
       local _, bucket = field_parts(fields[i + 1])
-      if bucket and bucket > 0 then least = math.min(least or bucket, bucket) end
+      if bucket and (bucket > 0 or joins) then least = math.min(least or bucket, bucket) end
     end
   end
+  if least == 0 then return end
   local keep = least - 1
   local from = tonumber(redis.call('HGET', ledger, 'ids:' .. lane)) or keep
   for bucket = math.max(from, keep - MOST_DROPPED), keep - 1 do
@@ -67,8 +68,9 @@ local function forget(ledger, prefix, lane)
   redis.call('HSET', ledger, 'ids:' .. lane, string.format('%d', keep))
 end
 
--- Registers a lane's function. `effects(prefix, args, bucket)` writes what args[6] and the following say.
-local function register_lane(name, effects)
+-- Registers a lane's function. `effects(prefix, args, bucket)` writes what args[6] and the following say; `joins` tells
+-- that what one partition remembers is needed by others.
+local function register_lane(name, effects, joins)
   redis.register_function(name, function(keys, args)
     local ledger, prefix, field = keys[1], keys[2], args[1]
     local stored = redis.call('HMGET', ledger, 'generation', field)
@@ -90,7 +92,7 @@ local function register_lane(name, effects)
 
     local bucket_now = math.max(bucket, bucket_before)
     redis.call('HSET', ledger, field, string.format('%s %d', args[3], bucket_now))
-    if bucket_now > bucket_before then forget(ledger, id_prefix, lane) end
+    if bucket_now > bucket_before then forget(ledger, id_prefix, lane, joins) end
     return redis.status_reply('OK')
   end)
 end

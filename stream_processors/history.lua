@@ -29,6 +29,13 @@ register_lane('clickwell1_history', function(prefix, args)
 end)
 
 -- KEYS  1 what a user did by one signal
+-- ARGV  1, 2 as 6, 7 above   then for each document time in ms and name
+redis.register_function('clickwell1_history_fill', function(keys, args)
+  consume(keys[1], args, 3, #args, tonumber(args[1]), tonumber(args[2]))
+  return redis.status_reply('OK')
+end)
+
+-- KEYS  1 what a user did by one signal
 -- ARGV  1 document   2 time of an event that is taken back   3 time of the newest one that remains, empty for none
 -- Reply 1 when something changed, 0 when a newer event stands there, or nothing.
 redis.register_function('clickwell1_history_retract', function(keys, args)

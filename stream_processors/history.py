@@ -5,7 +5,7 @@ what Redis holds does not depend on the order of events, nor on how often one is
 remembered ids, and why its keys outlive generations: a rebuild adds what the log has and loses nothing that it has not.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,6 @@ from clickwell.clock import MS_PER_DAY
 from clickwell.redis_client import redis_errors
 from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch, Row
-from clickwell.schemas.interactions import SIGNALS
 from clickwell.schemas.keys import SHARDS, HashMap, history_key
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import HistorySettings
@@ -59,7 +58,7 @@ class HistoryLane:
 
     def __init__(self, settings: HistorySettings, *, long_view_ms: int) -> None:
         self.reach_ms = settings.days * MS_PER_DAY
-        self._limits: list[Arg] = [self.reach_ms, settings.max_items]
+        self._limits = limits_of(settings)
         self._hashes = HashMap()
         self._kept = Meanings(lambda signals: tuple(s for s in settings.signals if s in signals), long_view_ms)
 
@@ -113,23 +112,9 @@ class HistoryLane:
         return args
 
 
-def forget_user(client: redis.Redis, user_id: str, signals: Collection[str]) -> int:
-    """Remove everything that is remembered of a user; return how many keys went. Safe to repeat.
-
-    Events that a worker applies afterwards would be remembered again: call this when the workers have passed what is
-    to be forgotten, and leave out what comes later.
-
-    Args:
-        client: of the counters' server.
-        user_id: as it stands in the events.
-        signals: those of the settings; the built-in ones are looked for, too, in case the settings were others once.
-
-    Raises:
-        RedisError: Redis is away.
-    """
-    keys = [history_key(user_id, signal) for signal in {*signals, *SIGNALS}]
-    with redis_errors():
-        return int(client.unlink(*keys))
+def limits_of(settings: HistorySettings) -> list[Arg]:
+    """Return what the functions in Redis have to know of the settings."""
+    return [settings.days * MS_PER_DAY, settings.max_items]
 
 
 def retract(

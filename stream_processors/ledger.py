@@ -28,6 +28,12 @@ CATCHING_UP_BYTES = 64 << 10
 LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua", "history.lua")
 
 
+def library() -> str:
+    """Return the code of all functions, which Redis loads as one library."""
+    folder = files("clickwell.stream_processors")
+    return "\n".join(folder.joinpath(name).read_text() for name in LIBRARY)
+
+
 class Outcome(Enum):
     """What became of one shard's call."""
 
@@ -77,7 +83,7 @@ class Ledger:
     Args:
         client: without a socket timeout of its own: a timer for each of the many replies would cost more than reading
             them.
-        timeout: seconds for one exchange with Redis, however many commands it has.
+        timeout: seconds that Redis may be silent.
     """
 
     def __init__(self, client: "Redis", failpoints: Failpoints, *, timeout: float = 5.0) -> None:
@@ -88,9 +94,7 @@ class Ledger:
 
     async def install(self) -> None:
         """Load the function library; safe to repeat and to do from many workers at once."""
-        folder = files("clickwell.stream_processors")
-        code = "\n".join(folder.joinpath(name).read_text() for name in LIBRARY)
-        await self._client.function_load(code, replace=True)
+        await self._client.function_load(library(), replace=True)
 
     async def load(self, generation: str, field: str) -> list[int | None]:
         """Return the next offset of each shard; None where the shard's ledger does not know the field."""
@@ -130,13 +134,16 @@ class Ledger:
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         results: list[Any] = []
         try:
-            async with asyncio.timeout(self._timeout):
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(self._timeout) as limit:
                 await connection.send_packed_command(b"".join(packed))
                 for _ in packed:
                     try:
                         results.append(await connection.read_response())
                     except ResponseError as error:
                         results.append(error)
+                    # Long lists of results take a busy server seconds; only silence says that it is gone.
+                    limit.reschedule(loop.time() + self._timeout)
         except BaseException:
             # Replies may still be on their way: they must not be taken for those of the next commands.
             await connection.disconnect(nowait=True)

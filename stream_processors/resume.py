@@ -90,17 +90,40 @@ class Resume:
         field = part.field_of(lane.name)
         stored = await self._ledger.load(generation.name, field)
         missing = [shard for shard, offset in enumerate(stored) if offset is None]
-        if missing:
+        if missing or not await self._all_begun(generation, lane):
             await self._forget_other_topics(generation, lane)
+            places = await self._places(lane) if len(lane.topics) > 1 else [(part.topic, part.topic_id, part.partition)]
             start_ms = log_start_ms(generation, lane, self._dedup_ms)
-            start = await asyncio.to_thread(self._kafka.at, part.topic, part.partition, start_ms)
-            log.info("%s: %d shards begin at offset %d", field, len(missing), start)
-            await self._ledger.open(generation.name, field, missing, start)
+            for topic, topic_id, partition in places:
+                start = await asyncio.to_thread(self._kafka.at, topic, partition, start_ms)
+                log.info("%s begins %s-%d at offset %d", lane.name, topic, partition, start)
+                if 0 < start == await asyncio.to_thread(self._kafka.earliest, topic, partition):
+                    log.warning("%s: Kafka's log begins at offset %d; what it held before is not known", field, start)
+                name = ledger_field(lane.name, topic_id, partition)
+                await self._ledger.open(generation.name, name, range(SHARDS), start)
             stored = await self._ledger.load(generation.name, field)
         done = [offset for offset in stored if offset is not None]
         if len(done) < SHARDS:
             raise ConnectionError("Redis lost shards that were just opened")
         return done
+
+    async def _all_begun(self, generation: Generation, lane: Lane[Any]) -> bool:
+        """Say whether the ledger knows every partition of a lane whose partitions need what others remember.
+
+        Nothing may be forgotten before those have passed it that have not begun yet. Others need not know.
+        """
+        if len(lane.topics) == 1:
+            return True
+        fields = {ledger_field(lane.name, topic_id, partition) for _, topic_id, partition in await self._places(lane)}
+        return fields <= {*await self._fields(ledger_key(SHARDS - 1, generation.name), lane)}
+
+    async def _places(self, lane: Lane[Any]) -> list[tuple[str, str, int]]:
+        """Return topic, topic id and number of each partition that a lane reads."""
+        places = []
+        for topic in lane.topics:
+            topic_id, partitions = await asyncio.to_thread(self._kafka.describe, topic)
+            places += [(topic, topic_id, partition) for partition in range(partitions)]
+        return places
 
     async def first_record(self, part: Part, offset: int) -> int:
         """Return the offset of the first record that really exists at or after `offset`, or the log's end."""

@@ -15,15 +15,19 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError as RedisClientError
 
+from clickwell.clock import MS_PER_DAY
 from clickwell.dead_letters import DeadLetters
 from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.keys import FRESH, WORKERS
+from clickwell.schemas.rings import Generation
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
+from clickwell.stream_processors.engagement import EngagementLane
 from clickwell.stream_processors.engine import NOWHERE, Engine, Part
+from clickwell.stream_processors.folding import fold
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.lanes import lanes_of
 from clickwell.stream_processors.ledger import Ledger
@@ -49,6 +53,7 @@ class Worker:
         self._report = report
         self._signal = 0
         self._reported = False
+        self._folded = ("", 0)
         self._client = connect(settings.redis, timeout=settings.redis.timeout)
         failpoints = Failpoints(settings.worker.failpoint)
         lanes = lanes_of(settings)
@@ -178,7 +183,16 @@ class Worker:
         # One worker is enough; it need not be the one that moved the pointer, which may have died since.
         if any(part.partition == 0 for part in parts):
             await self.generations.discard_old()
+            await self._fold(generation)
         return building or generation is None
+
+    async def _fold(self, generation: Generation | None) -> None:
+        """Once a day put the hourly windows of past days together."""
+        now_ms = time.time_ns() // 1_000_000
+        shape = generation.lanes.get(EngagementLane.name) if generation else None
+        if generation and shape and self._folded != (generation.name, now_ms // MS_PER_DAY):
+            await fold(self._client, generation.name, shape, now_ms)
+            self._folded = generation.name, now_ms // MS_PER_DAY
 
     async def _publish(self, *, fresh: bool) -> None:
         """Leave a report for `clickwell status` and the freshness stamps that readers look at.

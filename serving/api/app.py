@@ -11,10 +11,22 @@ from functools import partial
 from fastapi import FastAPI
 
 import clickwell
-from clickwell.serving.api import boosting, dashboard, dialects, erasing, health, ingest, letters, listing, people
+from clickwell.serving.api import (
+    beacon,
+    boosting,
+    dashboard,
+    dialects,
+    erasing,
+    health,
+    ingest,
+    insights,
+    letters,
+    listing,
+    people,
+)
 from clickwell.serving.api.access import Cors
 from clickwell.serving.api.describe import describe
-from clickwell.serving.api.limits import MAX_BODY, Bodies
+from clickwell.serving.api.limits import Bodies
 from clickwell.serving.api.observe import Observe
 from clickwell.serving.api.problems import add_problems
 from clickwell.serving.api.services import Services
@@ -34,7 +46,7 @@ def build_app(settings: Settings) -> FastAPI:
         async with services.open():
             yield
 
-    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan, max_body_size=MAX_BODY)
+    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan)
     app.state.services = services
     app.state.readying = health.Readying(services)
     app.state.requested = erasing.Requested()
@@ -45,7 +57,9 @@ def build_app(settings: Settings) -> FastAPI:
         erasing.router,
         boosting.router,
         people.router,
+        insights.router,
         letters.router,
+        beacon.router,
         dashboard.pages,
         dashboard.data,
         health.router,

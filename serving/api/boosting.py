@@ -14,7 +14,7 @@ from clickwell.serving.api.access import requires
 from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.services import services_of
 from clickwell.serving.boosts import DEFAULT_STAGE
-from clickwell.serving.formula import BoostByInteractionCount, Weight
+from clickwell.serving.formula import BoostByCorrectedCtr, BoostByInteractionCount, Weight
 from clickwell.serving.rerank import arerank
 from clickwell.serving.snapshot import Boosts
 from clickwell.serving.trending import top
@@ -23,6 +23,7 @@ from clickwell.settings import SignalName
 MAX_CANDIDATES = 1000
 
 FeatureId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_FEATURE_ID)]
+AnyStage = BoostByInteractionCount | BoostByCorrectedCtr
 Reader = requires(Scope.READ)
 
 router = APIRouter(tags=["boosts"], dependencies=[Reader])
@@ -78,9 +79,7 @@ class RerankRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     results: Annotated[list[Result], Field(max_length=MAX_CANDIDATES)]
-    boost_by_interaction_count: (
-        BoostByInteractionCount | Annotated[list[BoostByInteractionCount], Field(min_length=1, max_length=8)]
-    ) = DEFAULT_STAGE
+    boost_by_interaction_count: AnyStage | Annotated[list[AnyStage], Field(min_length=1, max_length=8)] = DEFAULT_STAGE
     explain: bool = False
 
 

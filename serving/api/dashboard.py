@@ -99,7 +99,7 @@ async def live(request: Request) -> Response:
 
 @data.get("/period")
 async def period(request: Request, since: date, until: date, retriever: Retriever | None = None) -> Response:
-    """Return signals, trend and alerts of a retriever over some days, UTC, both included; of the first one by default."""
+    """Return signals, trend and alerts of a retriever (of the first, when none is named) over some days, UTC."""
     _check(since, until)
     settings = services_of(request).settings
     return _json(await _in_turn(lambda: _period(settings, retriever, since, until)))

@@ -42,6 +42,7 @@ _REFUSALS = {
     "408": "Too slow",
     "413": "Too large",
     "415": "Of an unknown type or encoding",
+    "431": "The head is too large",
     "429": "The key's quota is used up",
     "503": "Something needed is away; Retry-After says when to try again",
 }
@@ -49,30 +50,35 @@ _REFUSALS = {
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the document of an app; made once."""
-    document = app.openapi_schema
-    if document is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas["Problem"] = _PROBLEM
-        _, answers = msgspec.json.schema_components([Answer], ref_template=_REF)
-        schemas.update(answers)
-        for path, kind in PATHS.items():
-            schemas.update(_event_schemas(_MODELS[kind]))
-            document["paths"].setdefault(path, {})["post"] = _ingest(kind)
-        for path, name in DIALECTS.items():
-            document["paths"][path] = {"post": _ingest_dialect(name)}
-        for path in document["paths"].values():
-            for operation in path.values():
-                _add_problems(operation)
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        app.openapi_schema = document
+    if app.openapi_schema is None:
+        app.openapi_schema = _document(app)
+    document: dict[str, Any] = app.openapi_schema
+    return document
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"] = _PROBLEM
+    _, answers = msgspec.json.schema_components([Answer], ref_template=_REF)
+    schemas.update(answers)
+    for path, kind in PATHS.items():
+        schemas.update(_event_schemas(_MODELS[kind]))
+        document["paths"].setdefault(path, {})["post"] = _ingest(kind)
+    for path, name in DIALECTS.items():
+        document["paths"][path] = {"post": _ingest_dialect(name)}
+    for path in document["paths"].values():
+        for operation in path.values():
+            _add_problems(operation)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
     return document
 
 
 def _event_schemas(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(ref_template=_REF.replace("{name}", "{model}"), mode="validation")
-    return schema.pop("$defs", {}) | {model.__name__: schema}
+    parts: dict[str, Any] = schema.pop("$defs", {})
+    return parts | {model.__name__: schema}
 
 
 def _ingest(kind: Kind) -> dict[str, Any]:

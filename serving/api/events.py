@@ -101,6 +101,8 @@ def _complete(value: bytes, place: int, received_ms: int, mint_ids: bool, salt: 
         return value
     if not event or event.keys() & added.keys():
         return msgspec.json.encode(event | added)
+    if len(added) == 1 and "timestamp" in added:
+        return value.rstrip()[:-1] + b',"timestamp":%d}' % received_ms
     return value.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
@@ -124,5 +126,5 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 
 def _lasting_id(salt: bytes, place: int, value: bytes) -> str:
     """Return an id (UUID version 8) that the same event at the same place of the same request gets again."""
-    digest = blake2b(b"%d:%b" % (place, value), key=salt[:64], digest_size=16).digest()
+    digest = blake2b(b"%b\0%d\0%b" % (salt, place, value), digest_size=16).digest()
     return str(UUID(int=int.from_bytes(digest) & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62))

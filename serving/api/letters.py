@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from clickwell.kafka import KafkaLog
@@ -16,10 +15,11 @@ from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.problems import Problem
 from clickwell.serving.api.services import services_of
 from clickwell.serving.letters.book import Filter, Letter, State
-from clickwell.serving.letters.mend import changed
+from clickwell.serving.letters.check import Done
+from clickwell.serving.letters.mend import changed, encoded
 from clickwell.serving.letters.read import read_book
-from clickwell.serving.letters.replay import Done, Replayer
-from clickwell.serving.letters.view import LetterDetail, LetterView, chosen, detail_of, value_of, view_of
+from clickwell.serving.letters.replay import Replayer
+from clickwell.serving.letters.view import Choice, LetterDetail, LetterView, detail_of, value_of, view_of
 from clickwell.settings import Settings
 
 MAX_SHOWN = 1000
@@ -132,11 +132,11 @@ async def fix_letter(request: Request, topic: Topic, partition: Number, offset: 
     letter = await _find(request, topic, partition, offset)
 
     def mend(value: bytes | None) -> bytes:
-        return to_json(fix.event) if fix.event is not None else changed(value, fix.set or {})
+        return encoded(fix.event) if fix.event is not None else changed(value, fix.set or {})
 
     def work(settings: Settings) -> list[Done]:
         with Replayer(settings) as replayer:
-            return list(replayer.fix(chosen(replayer.book, [letter.id], Filter(), every=False), mend))
+            return list(replayer.fix(Choice([letter.id]).of(replayer.book), mend))
 
     return await _do(request, work)
 
@@ -144,11 +144,11 @@ async def fix_letter(request: Request, topic: Topic, partition: Number, offset: 
 @router.post("/replay")
 async def replay_letters(request: Request, which: Chosen) -> Outcomes:
     """Put letters back into their topics; each counts once, however often it is asked for."""
-    others = Filter(reasons=tuple(which.reasons), topics=tuple(which.topics))
+    choice = Choice(which.ids, Filter(reasons=tuple(which.reasons), topics=tuple(which.topics)), every=which.all)
 
     def work(settings: Settings) -> list[Done]:
         with Replayer(settings) as replayer:
-            return list(replayer.replay(chosen(replayer.book, which.ids, others, every=which.all)))
+            return list(replayer.replay(choice.of(replayer.book)))
 
     return await _do(request, work)
 

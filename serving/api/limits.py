@@ -15,14 +15,15 @@ MAX_BODY = 2_000_000
 MAX_EVENTS = 1000
 # Frames may ask for more memory than they have content; 8 MiB is what the format's specification wants supported.
 _ZSTD_WINDOW = 8 << 20
+# A block takes 4 bytes at least and makes 128 KiB at most.
+_ZSTD_PIECE = 256
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class Bodies:
-    """Middleware that bounds the memory that the bodies of all requests take together, until each is answered.
+    """Middleware that bounds what requests bring: each body, and the memory that all take together until answered.
 
-    A size that is announced is judged here, one that is not by FastAPI's `max_body_size` while it comes. Time is
-    bounded by the server, which sees the connection.
+    Time is bounded by the server, which sees the connection.
 
     Args:
         app: the app below.
@@ -51,6 +52,8 @@ class Bodies:
             message = await receive()
             if message["type"] == "http.request":
                 hold(len(message.get("body", b"")))
+                if held > MAX_BODY:
+                    raise _too_large()
             return message
 
         scope.setdefault("state", {})["hold"] = hold
@@ -102,14 +105,26 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def _unzstd(data: bytes) -> bytes:
+    """Return what one or several zstd frames hold, growing beyond the limit by 8 MiB at most."""
+    parts: list[bytes] = []
+    size = at = 0
+    unpack = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    frame = unpack.decompressobj()
     try:
-        reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(data, read_across_frames=True)
-        body = reader.read(MAX_BODY + 1)
+        while at < len(data):
+            if frame.eof:
+                frame = unpack.decompressobj()
+            piece = data[at : at + _ZSTD_PIECE]
+            parts.append(frame.decompress(piece))
+            at += len(piece) - len(frame.unused_data)
+            size += len(parts[-1])
+            if size > MAX_BODY:
+                raise _too_large()
     except zstandard.ZstdError:
         raise Problem(400, "bad_encoding", "the body is not zstd") from None
-    if len(body) > MAX_BODY:
-        raise _too_large()
-    return body
+    if not frame.eof:
+        raise Problem(400, "bad_encoding", "the zstd data ends early")
+    return b"".join(parts)
 
 
 def _too_large() -> Problem:

@@ -17,7 +17,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, LakeError, RedisError, UsageError
+from clickwell.errors import (
+    ClickwellError,
+    DecodeError,
+    DependencyError,
+    KafkaError,
+    LakeError,
+    NoTableError,
+    RedisError,
+    UsageError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 # Long enough for a broker to elect a leader, short enough for a page that waits.
@@ -29,12 +38,12 @@ log = logging.getLogger("clickwell.api")
 _AWAY: dict[type[DependencyError], str] = {
     KafkaError: "the event log does not answer; nothing that was not confirmed is promised",
     RedisError: "the counters do not answer",
-    LakeError: "the lake does not answer, or holds nothing yet",
+    LakeError: "the lake does not answer",
 }
 
 
-class Problem(Exception):  # noqa: N818  # its name in the RFC
-    """An answer that says no; raise it anywhere below a route.
+class Problem(HTTPException):  # its name in the RFC
+    """An answer that says no; raise it anywhere below a route, or where a body is read.
 
     Args:
         status: HTTP status, 4xx or 5xx.
@@ -55,13 +64,9 @@ class Problem(Exception):  # noqa: N818  # its name in the RFC
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.status = status
+        after = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
+        super().__init__(status, detail, {**(headers or {}), **after})
         self.code = code
-        self.detail = detail
-        self.headers = dict(headers or {})
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(max(1, round(retry_after)))
         self.members = dict(members or {})
 
     def body(self) -> bytes:
@@ -69,8 +74,8 @@ class Problem(Exception):  # noqa: N818  # its name in the RFC
         return msgspec.json.encode(
             {
                 "type": f"urn:clickwell:problem:{self.code}",
-                "title": HTTPStatus(self.status).phrase,
-                "status": self.status,
+                "title": HTTPStatus(self.status_code).phrase,
+                "status": self.status_code,
                 "code": self.code,
                 "detail": self.detail,
                 **self.members,
@@ -79,7 +84,7 @@ class Problem(Exception):  # noqa: N818  # its name in the RFC
 
     def response(self) -> Response:
         """Return the HTTP response."""
-        return Response(self.body(), self.status, self.headers, MEDIA_TYPE)
+        return Response(self.body(), self.status_code, self.headers, MEDIA_TYPE)
 
 
 def problem_of(error: ClickwellError) -> Problem:
@@ -88,6 +93,8 @@ def problem_of(error: ClickwellError) -> Problem:
         return Problem(400, error.reason, str(error), members={"field": error.field})
     if isinstance(error, UsageError):
         return Problem(400, "bad_request", "; ".join(filter(None, (error.message, error.why))))
+    if isinstance(error, NoTableError):
+        return Problem(404, "nothing_stored", "the lake holds nothing of the kind yet")
     if isinstance(error, DependencyError):
         log.warning("%s %s: %s", error.code, error.message, error.why)
         detail = next((text for kind, text in _AWAY.items() if isinstance(error, kind)), "something needed is away")
@@ -116,8 +123,7 @@ def _clickwell(_request: Request, error: Exception) -> Response:
 
 def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    code = "too_large" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else phrase
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return Problem(error.status_code, code, str(error.detail), headers=error.headers).response()
 
 

@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
             response = problem.response()
             response.headers["connection"] = "close"
             head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
-            self.transport.write(b"HTTP/1.1 %d \r\n%b\r\n%b" % (problem.status, head, problem.body()))
+            self.transport.write(b"HTTP/1.1 %d \r\n%b\r\n%b" % (problem.status_code, head, problem.body()))
         self.transport.close()
 
 
@@ -151,6 +151,8 @@ def serve(settings: Settings, ready: Callable[[str, int | None], None]) -> None:
     # What is there by now stays; what comes is short-lived, and looking for cycles every 700 objects costs a tenth.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    # Each delivery report asks for the interpreter anew; by default it would wait 5 ms for it behind a busy request.
+    sys.setswitchinterval(0.001)
     with listener:
         _Server(config, lambda: ready(address, len(ring) if ring.known else None)).run([listener])
 

@@ -65,6 +65,7 @@ class Call(Generic[T]):
         read: makes the result of a status and the JSON of a body.
         params: of the query.
         body: sent as JSON, None for none.
+        answers: statuses beside 2xx whose bodies `read` understands.
     """
 
     method: str
@@ -72,11 +73,17 @@ class Call(Generic[T]):
     read: Callable[[int, Any], T]
     params: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    answers: frozenset[int] = frozenset()
+
+
+# A request whose events are all rejected is refused, but has their verdicts.
+_VERDICTS = frozenset({400})
 
 
 def create(feature_id: str, interaction_type: Sequence[str], fields: InteractionFields) -> Call[Created]:
     """Return the call that sends one interaction; a rejected one raises when it is read."""
-    event = _with_id({"feature_id": feature_id, "interaction_type": list(interaction_type), **fields})
+    types = [interaction_type] if isinstance(interaction_type, str) else list(interaction_type)
+    event = _with_id({"feature_id": feature_id, "interaction_type": types, **fields})
 
     def read(status: int, answer: Any) -> Created:
         found = _verdicts(status, answer)[0]
@@ -84,12 +91,12 @@ def create(feature_id: str, interaction_type: Sequence[str], fields: Interaction
             raise DecodeError(found.code, found.reason, field=found.field)
         return found
 
-    return Call("POST", INTERACTIONS, read, body=event)
+    return Call("POST", INTERACTIONS, read, body=event, answers=_VERDICTS)
 
 
 def create_many(events: Iterable[Mapping[str, Any]]) -> Call[list[Created]]:
     """Return the call that sends a batch; the verdicts tell which of it were rejected."""
-    return Call("POST", INTERACTIONS, _verdicts, body=[_with_id(event) for event in events])
+    return Call("POST", INTERACTIONS, _verdicts, body=[_with_id(event) for event in events], answers=_VERDICTS)
 
 
 def list_(filters: Filters) -> Call[InteractionPage]:
@@ -104,7 +111,7 @@ def get(interaction_id: str) -> Call[StoredInteraction | None]:
     def read(status: int, answer: Any) -> StoredInteraction | None:
         return None if status == 404 else StoredInteraction.model_validate(answer)
 
-    return Call("GET", _one(interaction_id), read)
+    return Call("GET", _one(interaction_id), read, answers=frozenset({404}))
 
 
 def delete(interaction_id: str | None, user_id: str | None, reason: str) -> Call[Receipt]:
@@ -147,7 +154,9 @@ def refusal(status: int, answer: Any, attempts: int) -> ClickwellError:
     return UsageError(detail, why=f"the API refuses: {status} {problem.get('code', '')}", fix=hints.get(status, ""))
 
 
-def _verdicts(_status: int, answer: Any) -> list[Created]:
+def _verdicts(status: int, answer: Any) -> list[Created]:
+    if status == 400 and "results" not in answer:
+        raise refusal(status, answer, 1)
     return _CREATED.validate_python(answer["results"])
 
 

@@ -3,6 +3,8 @@
 from types import ModuleType
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from clickwell.errors import DependencyError, UsageError
 from clickwell.serving.client.calls import AGAIN, Call, refusal
 from clickwell.settings import Settings
@@ -47,11 +49,16 @@ def read(call: Call[T], response: Any, attempts: int) -> T:
     except ValueError:
         answer = None
     status = response.status_code
-    # A request whose events are all rejected is refused, but has their verdicts; to `get`, absence is an answer.
-    has_verdicts = status == 400 and isinstance(answer, dict) and "results" in answer
-    if response.is_success or has_verdicts or (status == 404 and call.method == "GET"):
+    if not (response.is_success or status in call.answers):
+        raise refusal(status, answer, attempts)
+    try:
         return call.read(status, answer)
-    raise refusal(status, answer, attempts)
+    except (ValidationError, KeyError, TypeError):
+        raise DependencyError(
+            f"the answer of {response.url} is not that of this API",
+            why="the address is another service's, or of a version that this client does not know",
+            fix="check base_url",
+        ) from None
 
 
 def is_worth_another(response: Any) -> bool:

@@ -204,8 +204,8 @@ function positions(rows, title = "CTR by position") {
   }
   const box = h("div", { class: "chart" });
   if (folded.length) later(() => dotChart(box, folded, rateText, title));
-  const first = folded[0] && folded[0][1].value, fifth = folded[4] && folded[4][1].value;
-  const sub = !folded.length ? "No results shown yet." : first !== null && fifth ? `The first result gets ${(first / fifth).toFixed(1)} times the clicks of the fifth.` : "Dots with 95% intervals.";
+  const at = position => rows.find(row => row.position === position && row.ctr.count > 0);
+  const sub = !folded.length ? "No results shown yet." : at(0) && at(4) ? `The first result gets ${(at(0).ctr.value / at(4).ctr.value).toFixed(1)} times the clicks of the fifth.` : "Dots with 95% intervals.";
   return section("positions", title, sub, h("figure", { "aria-labelledby": "positions-title" }, box,
     asTable(title, [["position", row => row[0]], ["CTR", row => rateText(row[1]), "n"], ["shown", row => count.format(row[1].of), "n"]], folded)));
 }
@@ -249,7 +249,7 @@ function zero(signals, all) {
 function popular() {
   const rows = seen.live ? seen.live.popular : [];
   return section("popular", "Popular now", rows.length ? "By what people do now: the weight of an interaction halves within a day (setting)." : null,
-    rows.length ? table("Popular now", [["", row => String(row.rank), "n"], ["document", row => named(address("document", { id: row.feature_id }), row.feature_id), "name"], ["weight", row => row.weight.toFixed(1), "n", "descending"]], rows)
+    rows.length ? table("Popular now", [["rank", row => String(row.rank), "n"], ["document", row => named(address("document", { id: row.feature_id }), row.feature_id), "name"], ["weight", row => row.weight.toFixed(1), "n", "descending"]], rows)
       : h("p", {}, seen.live ? "No clicks yet. Try: clickwell simulate --rate 200" : "Reading …"));
 }
 
@@ -270,7 +270,7 @@ function pipeline() {
     ["duplicates left out", count.format(t.duplicates)], ["too late for the window", count.format(t.late)], ["dead letters", count.format(t.dead_letters)], ["rewinds", count.format(t.rewinds)], ["lost to retention", count.format(t.lost)]];
   return section("pipeline", "Pipeline", t.dead_letters ? "Dead letters wait to be mended: clickwell dead-letters list" : "Whether this page can be trusted.",
     table("Lag", [["lane", row => row[0]], ["state", row => row[1] > 10000 ? h("span", { class: "warn" }, "! behind") : h("span", { class: "good" }, "✓ caught up")], ["records to apply", row => count.format(row[1]), "n"]], lanes),
-    table("Since the workers started", [["", row => row[0]], ["count", row => row[1], "n"]], facts));
+    table("Since the workers started", [["what", row => row[0]], ["count", row => row[1], "n"]], facts));
 }
 
 function detail(now) {

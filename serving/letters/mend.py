@@ -24,7 +24,7 @@ def changed(value: bytes | None, changes: Mapping[str, Any]) -> bytes:
         changes: field -> JSON value; `metadata.x` names a field of the metadata, None removes a field.
 
     Raises:
-        DecodeError: `no_value`, `bad_json` or `not_an_object`: there is no object to change.
+        DecodeError: `no_value`, `bad_json` or `not_an_object`: there is no object to change, or nothing to write.
     """
     content = _object(value)
     for name, new in changes.items():
@@ -37,7 +37,19 @@ def changed(value: bytes | None, changes: Mapping[str, Any]) -> bytes:
         home[key] = new
         if new is None:
             del home[key]
-    return to_json(content)
+    return encoded(content)
+
+
+def encoded(content: Mapping[str, Any]) -> bytes:
+    """Return an object as JSON.
+
+    Raises:
+        DecodeError: `bad_json`, it holds half a surrogate pair.
+    """
+    try:
+        return to_json(content)
+    except ValueError as error:
+        raise DecodeError("bad_json", str(error)) from None
 
 
 def ready(letter: Letter, value: bytes | None, now_ms: int) -> Record:
@@ -56,7 +68,7 @@ def ready(letter: Letter, value: bytes | None, now_ms: int) -> Record:
         DecodeError: the value is no valid event, with the reason that a worker would give.
     """
     kind = KIND_OF.get(letter.topic)
-    if kind is None:
+    if kind not in {"interaction", "search"}:
         raise DecodeError("not_replayable", f"records of {letter.topic} are no interactions or searches")
     content = _object(value)
     filled: dict[str, Any] = {}

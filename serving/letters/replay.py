@@ -17,18 +17,17 @@ long as the dead-letters topic keeps the letter, whose marks lie behind it. What
 may have mended and sent the event too: that counts once only under the same `interaction_id`, within the dedup window.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from confluent_kafka import KafkaError as Report
 from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.clock import SystemClock
-from clickwell.errors import DecodeError, KafkaError
+from clickwell.errors import KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
 from clickwell.producers.emitter import MAX_RECORD_BYTES
@@ -37,8 +36,8 @@ from clickwell.schemas.keys import murmur2
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import headers
 from clickwell.serving.letters.book import Book, Letter, Origin, Place
-from clickwell.serving.letters.mend import ready
-from clickwell.serving.letters.read import read_book, read_values
+from clickwell.serving.letters.check import Done, checked, mended
+from clickwell.serving.letters.read import read_book
 from clickwell.settings import Settings
 
 TRANSACTIONAL_ID = "clickwell-dead-letters"
@@ -53,27 +52,6 @@ REPLAY_OF = "replay_of"
 
 # What a fenced producer hears, depending on which step it is at.
 _FENCED = {Report._FENCED, Report.PRODUCER_FENCED, Report.INVALID_PRODUCER_EPOCH}  # noqa: SLF001  # librdkafka's own
-
-Outcome = Literal["fixed", "replayed", "already", "invalid"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of one letter.
-
-    Attributes:
-        id: the letter.
-        outcome: `fixed` or `replayed` now; `already` put back before; `invalid`, it is no event and stays as it is.
-        reason: why it is no event.
-        field: the first offending field, if one is.
-        detail: a sentence.
-    """
-
-    id: str
-    outcome: Outcome
-    reason: str = ""
-    field: str = ""
-    detail: str = ""
 
 
 class Replayer:
@@ -256,67 +234,9 @@ class Replayer:
                 raise
 
 
-def mended(
-    log: KafkaLog, letters: Sequence[Letter], mend: Callable[[bytes | None], bytes], now_ms: int
-) -> tuple[list[tuple[Letter, bytes]], list[Done]]:
-    """Return which letters become valid events, with these, and what there is to say of the others; changes nothing.
-
-    Raises:
-        KafkaError: the broker is away.
-    """
-    good: list[tuple[Letter, bytes]] = []
-    others: list[Done] = []
-    values = read_values(log, [letter.fix or letter.place for letter in letters])
-    for letter in letters:
-        if letter.replayed:
-            others.append(Done(letter.id, "already"))
-            continue
-        try:
-            value = mend(values.get(letter.fix or letter.place))
-            ready(letter, value, now_ms)
-            good.append((letter, value))
-        except DecodeError as error:
-            others.append(_invalid(letter, error))
-    return good, others
-
-
-def checked(log: KafkaLog, letters: Sequence[Letter], now_ms: int) -> tuple[list[tuple[Letter, Record]], list[Done]]:
-    """Return which letters can be put back, with their records, and what there is to say of the others.
-
-    Changes nothing.
-
-    Raises:
-        KafkaError: the broker is away.
-    """
-    good: list[tuple[Letter, Record]] = []
-    others = [Done(letter.id, "already") for letter in letters if letter.replayed]
-    left = [letter for letter in letters if not letter.replayed]
-    values = read_values(log, [letter.fix or letter.place for letter in left])
-    for letter in left:
-        try:
-            good.append((letter, ready(letter, _value(letter, values), now_ms)))
-        except DecodeError as error:
-            others.append(_invalid(letter, error))
-    return good, others
-
-
-def _invalid(letter: Letter, error: DecodeError) -> Done:
-    return Done(letter.id, "invalid", error.reason, error.field, error.message)
-
-
 def _remember_fix(letter: Letter, error: Report | None, message: Message) -> None:
     if error is None:
         letter.fix = Place(message.partition() or 0, message.offset() or 0)
-
-
-def _value(letter: Letter, values: Mapping[Place, bytes | None]) -> bytes | None:
-    """Return what is to be put back: the fix, or the original."""
-    place = letter.fix or letter.place
-    if place not in values:
-        raise DecodeError("gone", "retention has taken it")
-    if letter.fix is None and not letter.whole:
-        raise DecodeError("too_large", f"the record had {letter.size:,} bytes, of which the first were kept")
-    return values[place]
 
 
 def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
@@ -96,29 +97,43 @@ def detail_of(log: KafkaLog, letter: Letter) -> LetterDetail:
     )
 
 
-def chosen(book: Book, ids: Sequence[str], others: Filter, *, every: bool) -> Sequence[Letter]:
-    """Return the letters that are to be mended or put back.
+@dataclass(frozen=True)
+class Choice:
+    """Which letters are to be mended or put back.
 
-    Args:
-        book: all letters.
+    Attributes:
         ids: names of letters.
         others: conditions, instead of names.
-        every: whether no condition at all means all letters.
+        every: all letters, when there is neither name nor condition.
 
     Raises:
-        UsageError: there is no such letter, or nothing says which are meant.
+        UsageError: nothing says which are meant, or two things do.
     """
-    if ids and (others != Filter() or every):
-        raise UsageError("letters are meant either by name or by condition", fix="leave one of both out")
-    if not ids and others == Filter() and not every:
-        raise UsageError("nothing says which letters are meant", fix="name some, a condition, or all")
-    if not ids:
-        return list(book.select(others))
-    found = {letter_id: book.find(letter_id) for letter_id in ids}
-    if missing := [letter_id for letter_id, letter in found.items() if letter is None]:
-        raise UsageError(
-            f"there is no letter {missing[0]}",
-            why="its name is wrong, or retention has taken it",
-            fix="`clickwell dead-letters list` shows those that there are",
-        )
-    return [letter for letter in found.values() if letter is not None]
+
+    ids: Sequence[str] = ()
+    others: Filter = field(default_factory=Filter)
+    every: bool = False
+
+    def __post_init__(self) -> None:
+        conditions = self.others != Filter()
+        if self.ids and (conditions or self.every):
+            raise UsageError("letters are meant either by name or by condition", fix="leave one of both out")
+        if not (self.ids or conditions or self.every):
+            raise UsageError("nothing says which letters are meant", fix="name some, a condition, or all")
+
+    def of(self, book: Book) -> Sequence[Letter]:
+        """Return the letters.
+
+        Raises:
+            UsageError: there is none of a name.
+        """
+        if not self.ids:
+            return list(book.select(self.others))
+        found = {letter_id: book.find(letter_id) for letter_id in self.ids}
+        if missing := [letter_id for letter_id, letter in found.items() if letter is None]:
+            raise UsageError(
+                f"there is no letter {missing[0]}",
+                why="its name is wrong, or retention has taken it",
+                fix="`clickwell dead-letters list` shows those that there are",
+            )
+        return [letter for letter in found.values() if letter is not None]

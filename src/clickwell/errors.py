@@ -10,7 +10,8 @@ ClickwellError              code, why, fix, exit_code
 │   │   ├── TopicRecreatedError     same name, other topic id: stored offsets mean nothing
 │   │   └── BufferFullError         the emitter may not hold more; the event was not taken
 │   ├── RedisError          Redis is away, or would lose counts silently (evicting policy)
-│   ├── LakeError           the lake's storage is away, full, or holds no such table
+│   ├── LakeError           the lake's storage is away or full
+│   │   └── NoTableError        it holds no such table yet
 │   └── StackError          the local stack could not start (taken port, missing Java, no disk)
 ├── DecodeError             one event is not valid; carries a reason, the field and a sentence
 ├── LayoutError             counters were built with other settings than the ones now in force          exit 3
@@ -94,6 +95,12 @@ class LakeError(DependencyError):
     """The lake cannot be read or written."""
 
     code = "CW-230"
+
+
+class NoTableError(LakeError):
+    """The lake holds no such table yet: nothing of the kind has been written."""
+
+    code = "CW-231"
 
 
 class LayoutError(ClickwellError):

@@ -308,6 +308,25 @@ class AlertSettings(_Group):
         return value
 
 
+class EmbeddingSettings(_Group):
+    """The OpenAI-compatible `/v1/embeddings` endpoint that training asks for vectors."""
+
+    url: str = "https://api.openai.com/v1"
+    """Address below which `/embeddings` is."""
+    api_key: SecretStr = SecretStr("")
+    """Sent as a bearer token; none when empty."""
+    batch: int = Field(default=128, ge=1, le=2048)
+    """Texts of one request."""
+    max_chars: int = Field(default=20_000, ge=100)
+    """Longer texts are cut: endpoints refuse a whole request for one text above their limit of tokens."""
+    timeout: float = Field(default=60.0, gt=0, le=600)
+    """Seconds to wait for an answer."""
+    attempts: int = Field(default=6, ge=1, le=20)
+    """How often a request is sent at most while the endpoint is busy or away."""
+    cache: Path | None = Path(".clickwell/embeddings.sqlite")
+    """File that keeps every vector, so that none is paid for twice. Off when absent."""
+
+
 class _StackSource(PydanticBaseSettingsSource):
     """The addresses that `clickwell up` wrote."""
 
@@ -342,6 +361,7 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
 
     @property
     def lake_uri(self) -> str:

@@ -5,13 +5,14 @@ site = Site(Plan(queries=2000, bad=20, skipped=20, unfindable=10))
 truth = site.write(settings, start_ms=..., days=28, searches=200_000)
 ```
 A person examines position k with probability `theta[k]` and clicks an examined result with probability
-`gamma[query, candidate]`: the position-based model (Craswell et al., WSDM 2008). What is planted is listed in the truth,
-so that whoever reports problems can be held against it; `Plan` says how hard the site makes it.
+`gamma[query, candidate]`: the position-based model (Craswell et al., WSDM 2008). What is planted is listed in the
+truth, so that whoever reports problems can be held against it; `Plan` says how hard the site makes it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -277,7 +278,7 @@ def _append(
     rows = rows.take(np.argsort(at_us, kind="stable"))
     delta = create_table(settings, table)
     days = np.sort(at_us) // (MS_PER_DAY * 1000)
-    adds = []
+    adds: list[Any] = []
     for day in np.unique(days).tolist():
         first, last = np.searchsorted(days, [day, day + 1])
         adds.append(files.write(delta, table, _date(day), rows.slice(first, last - first), prefix="sink"))

@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
+from clickwell.cli import app
 from clickwell.dead_letters import DeadLetters, Source
-from clickwell.errors import DecodeError, KafkaError
+from clickwell.errors import ClickwellError, DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.producers.topics import ensure_topics
@@ -186,19 +188,21 @@ def test_a_batch_has_a_bound(settings, log, write, source, monkeypatch):
 
 
 @pytest.fixture
-def run(clickwell, kafka, tmp_path):
+def run(kafka, tmp_path, monkeypatch):
     """Runs a command about dead letters against the test's broker, and returns its exit code and its JSON."""
+    monkeypatch.setenv("CLICKWELL_KAFKA__BOOTSTRAP_SERVERS", kafka)
+    monkeypatch.setenv("CLICKWELL_DATA", str(tmp_path))
 
     def run(*arguments):
-        environment = {"CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": kafka, "CLICKWELL_DATA": str(tmp_path)}
-        result = clickwell("dead-letters", *arguments, "--json", **environment)
-        assert "Traceback" not in result.stderr
-        return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr
+        result = CliRunner().invoke(app, ["dead-letters", *map(str, arguments), "--json"])
+        if isinstance(result.exception, ClickwellError):
+            return result.exception.exit_code, result.exception.message
+        return result.exit_code, json.loads(result.stdout)
 
     return run
 
 
-def test_the_commands_mend_and_replay(run, write, source, clickwell, kafka, log, tmp_path):
+def test_the_commands_mend_and_replay(run, write, source, log):
     """An operator finds a letter, looks at it, sees a mistake refused, mends it, and replays it as often as wanted."""
     write(b'{"feature_id": "b\\u00e9", "interaction_type": "click"}', b"\xff{")
     name, broken = (f"{INTERACTIONS.name}/{source.partition}/{n}" for n in range(2))
@@ -209,10 +213,7 @@ def test_the_commands_mend_and_replay(run, write, source, clickwell, kafka, log,
     assert listed["total"] == len(listed["letters"]) == listed["reasons"]["missing_field"]
 
     raw = subprocess.run(
-        [sys.executable, "-m", "clickwell", "dead-letters", "show", broken, "--raw", "--data", str(tmp_path)],
-        env={"CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": kafka},
-        capture_output=True,
-        check=True,
+        [sys.executable, "-m", "clickwell", "dead-letters", "show", broken, "--raw"], capture_output=True, check=True
     )
     assert raw.stdout == b"\xff{"
     assert run("replay", name, "--dry-run")[0] == 5

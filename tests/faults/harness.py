@@ -214,7 +214,8 @@ class Stack:
 
     def generations(self) -> set[str]:
         """Return the names of all generations that have any key."""
-        return {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)}
+        # Histories, under `h`, belong to none.
+        return {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)} - {"h"}
 
     @staticmethod
     def now_ms() -> int:

@@ -15,7 +15,9 @@ from confluent_kafka import KafkaError as KafkaCode
 INTERACTIONS, DEAD_LETTERS = "interactions.v1", "dead-letters.v1"
 SIGNALS = ("click", "long_view", "add_to_cart", "purchase")
 SLOT_MS = 6 * 3_600_000
+DAY_MS = 86_400_000
 WINDOW = 28
+LANES = ("popularity", "engagement")
 CELLS = WINDOW + 2
 
 Counts = Mapping[tuple[str, str, int], int]
@@ -106,6 +108,43 @@ def read_rings(client: redis.Redis, generation: str, now_ms: int) -> Counts:
     return _visible(counts, newest, now_ms)
 
 
+def recount_windows(records: Iterable[LogRecord]) -> dict[tuple[str, int], list[int]]:
+    """Return exposures, clicks, skips and conversions by document and day; here each event is a search of its own."""
+    kinds = {"click": 1, "skip": 2, "purchase": 3, "add_to_cart": 3}
+    facts: dict[object, tuple[str, int, set[int]]] = {}
+    for record in records:
+        if record.poison:
+            continue
+        event = json.loads(record.value or b"")
+        told = {kinds[name] for name in event["interaction_type"] if name in kinds}
+        if not told and not {"view", "impression"} & {*event["interaction_type"]}:
+            continue
+        name = event.get("interaction_id", (record.partition, record.offset))
+        at = event.get("timestamp", record.received_ms)
+        facts[name] = event["feature_id"], min(at, facts.get(name, ("", at))[1]), told
+    windows: dict[tuple[str, int], list[int]] = {}
+    for document, at, told in facts.values():
+        row = windows.setdefault((document, at // DAY_MS), [0, 0, 0, 0])
+        row[0] += 1
+        for kind in told:
+            row[kind] += kind != 2 or told == {2}
+    return windows
+
+
+def read_windows(client: redis.Redis, generation: str) -> dict[tuple[str, int], list[int]]:
+    """Return what the windows of all shards sum to, by document and day."""
+    windows: dict[tuple[str, int], list[int]] = {}
+    for shard in range(64):
+        index = f"cw1:{{s{shard:03d}}}:{generation}:w"
+        for name in client.smembers(index):
+            by, _, window = name.decode().partition(":")
+            day = int(window[1:]) // (24 if window[0] == "h" else 1)
+            for field, value in client.hgetall(f"{index}:{name.decode()}").items() if by == "document" else ():
+                row = windows.setdefault((field.split(b"\0")[1].decode(), day), [0, 0, 0, 0])
+                row[:] = [a + b for a, b in zip(row, struct.unpack("<8i", value)[:4], strict=True)]
+    return {name: row for name, row in windows.items() if any(row)}
+
+
 def _visible(counts: Counts, newest: Mapping[str, int], now_ms: int) -> Counts:
     """Leave out what has left the window, or what a document's own newer slots have pushed out."""
     oldest = now_ms // SLOT_MS - WINDOW
@@ -132,6 +171,13 @@ def assert_exact(kafka: str, client: redis.Redis) -> int:
         f"{len(wrong)} of {len(wanted)} cells differ, {sum(found.values()) - sum(wanted.values()):+d} in all; "
         f"(cell, (log, Redis)): {sorted(wrong.items())[:8]}"
     )
+    windows, wanted_windows = read_windows(client, active(client)["name"]), recount_windows(log)
+    differ = {
+        name: (wanted_windows.get(name), windows.get(name))
+        for name in windows.keys() | wanted_windows.keys()
+        if windows.get(name) != wanted_windows.get(name)
+    }
+    assert not differ, f"{len(differ)} windows differ; (name, (log, Redis)): {sorted(differ.items())[:8]}"
     assert_dead_letters(kafka, [record for record in log if record.poison])
     return len(log)
 
@@ -154,7 +200,7 @@ def active(client: redis.Redis) -> Any:
 
 
 def offsets(client: redis.Redis) -> dict[int, list[int]]:
-    """Return the next offset of each shard, by partition; nothing while no complete generation is active."""
+    """Return the next offset of each shard and lane, by partition; nothing while no complete generation is active."""
     building, pointer = client.mget("{cw1}:building", "{cw1}:active")
     if building or not pointer:
         return {}
@@ -162,9 +208,15 @@ def offsets(client: redis.Redis) -> dict[int, list[int]]:
     pipeline = client.pipeline(transaction=False)
     for shard in range(64):
         pipeline.hgetall(f"cw1:{{s{shard:03d}}}:{name}:o")
+    ledgers = []
+    for ledger in pipeline.execute():
+        fields = {field.decode(): value for field, value in ledger.items() if field.count(b"/") == 2}
+        ledgers.append({field: int(value.split()[0]) for field, value in fields.items()})
+    topics = {field.split("/")[1] for ledger in ledgers for field in ledger if field.startswith("popularity/")}
     found: dict[int, list[int]] = {}
-    for fields in pipeline.execute():
-        for field, value in fields.items():
-            if field.startswith(b"popularity/"):
-                found.setdefault(int(field.rsplit(b"/", 1)[1]), []).append(int(value.split()[0]))
-    return {partition: shards for partition, shards in found.items() if len(shards) == 64}
+    for ledger in ledgers:
+        for field, offset in ledger.items():
+            lane, topic, partition = field.split("/")
+            if lane in LANES and topic in topics:
+                found.setdefault(int(partition), []).append(offset)
+    return {partition: shards for partition, shards in found.items() if len(shards) == 64 * len(LANES)}

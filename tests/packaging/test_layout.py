@@ -77,10 +77,14 @@ def test_public_names_are_what_the_package_says():
     """`dir`-like completeness: each name of `__all__` has a home and an unknown one an ordinary AttributeError."""
     assert set(clickwell.__all__) == {
         "AsyncBoostReader",
+        "AsyncClient",
         "AsyncEmitter",
+        "AsyncInteractionReader",
         "BoostReader",
+        "Client",
         "Emitter",
         "Interaction",
+        "InteractionReader",
         "Search",
         "__version__",
         "rerank",

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clickwell.analytics.impressions import COLUMNS, HASTY, join, normal_query
+from clickwell.analytics.impressions import COLUMNS, HASTY, join
 from clickwell.producers.records import interaction_record, search_record
+from clickwell.schemas.keys import normal_query
 from clickwell.settings import Settings
 from clickwell.sinks.load import Loader
 

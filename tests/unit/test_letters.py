@@ -169,3 +169,9 @@ def test_only_an_object_can_be_changed():
     with pytest.raises(DecodeError) as caught:
         changed(b'{"feature_id": "a', {"feature_id": "b"})
     assert caught.value.reason == "bad_json"
+
+
+def test_half_a_character_cannot_be_set():
+    """What no JSON can hold is refused, as it would be in any event."""
+    with pytest.raises(DecodeError):
+        changed(b"{}", {"feature_id": "\ud800"})

@@ -23,6 +23,8 @@ from clickwell.cli import (
     read,
     run,
     send,
+    train,
+    windows,
 )
 from clickwell.errors import ClickwellError
 
@@ -40,7 +42,23 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, demo, send, read, operate, lake, api, keys, people, insights, learn, dead_letters, privacy):
+for _module in (
+    run,
+    demo,
+    send,
+    read,
+    operate,
+    lake,
+    api,
+    keys,
+    people,
+    insights,
+    learn,
+    dead_letters,
+    privacy,
+    train,
+    windows,
+):
     _module.register(app)
 
 

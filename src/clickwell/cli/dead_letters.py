@@ -20,8 +20,10 @@ from clickwell.settings import Settings
 
 if TYPE_CHECKING:
     from clickwell.kafka import KafkaLog
-    from clickwell.serving.letters.book import Book, Filter, Letter
-    from clickwell.serving.letters.replay import Done, Outcome, Replayer
+    from clickwell.serving.letters.book import Filter, Letter
+    from clickwell.serving.letters.check import Done, Outcome
+    from clickwell.serving.letters.replay import Replayer
+    from clickwell.serving.letters.view import Choice
 
 ReasonOption = Annotated[list[str] | None, typer.Option("--reason", help="Why it is no event. Repeatable.")]
 TopicOption = Annotated[list[str] | None, typer.Option("--topic", help="Where the bad record lies. Repeatable.")]
@@ -113,7 +115,7 @@ def list_(
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in reasons.most_common())
     more = f"; the latest {limit:,} are shown" if len(found) > limit else ""
-    output.note(f"{len(found):,} dead letters{f': {counts}' if counts else ''}{more}")
+    output.note(f"{_letters(len(found))}{f': {counts}' if counts else ''}{more}")
 
 
 def show(
@@ -127,14 +129,13 @@ def show(
 ) -> None:
     """Show one letter: why it is no event, what was done about it, and its value."""
     from clickwell.kafka import KafkaLog
-    from clickwell.serving.letters.book import Filter
     from clickwell.serving.letters.read import read_book
-    from clickwell.serving.letters.view import chosen, detail_of, value_of
+    from clickwell.serving.letters.view import Choice, detail_of, value_of
 
     if raw and json:
         raise UsageError("--raw and --json exclude each other")
     log = KafkaLog(Settings.load(data).kafka)
-    (one,) = chosen(read_book(log), [letter], Filter(), every=False)
+    (one,) = Choice([letter]).of(read_book(log))
     if raw:
         sys.stdout.buffer.write(value_of(log, one) or b"")
         return
@@ -165,9 +166,9 @@ def fix(
     json: JsonOption = False,
 ) -> None:
     """Mend letters: note what is to be put back, if it is a valid event; the originals stay as they are."""
+    from clickwell.serving.letters.check import mended
     from clickwell.serving.letters.mend import changed
-    from clickwell.serving.letters.replay import mended
-    from clickwell.serving.letters.view import chosen
+    from clickwell.serving.letters.view import Choice
 
     if (file is None) == (not set_):
         raise UsageError("an event is mended either by --set or by --file", fix="name one of both")
@@ -181,7 +182,7 @@ def fix(
 
     _work(
         Settings.load(data),
-        lambda book: chosen(book, letters or (), _filter(reason, topic, since, until), every=all_),
+        Choice(letters or (), _filter(reason, topic, since, until), every=all_),
         check=lambda log, found: mended(log, found, mend, SystemClock().now_ms()),
         act=lambda replayer, found: replayer.fix(found, mend),
         outcome="fixed",
@@ -203,12 +204,12 @@ def replay(
     json: JsonOption = False,
 ) -> None:
     """Put letters back into their topics, mended ones as mended; each counts once, however often this is run."""
-    from clickwell.serving.letters.replay import checked
-    from clickwell.serving.letters.view import chosen
+    from clickwell.serving.letters.check import checked
+    from clickwell.serving.letters.view import Choice
 
     _work(
         Settings.load(data),
-        lambda book: chosen(book, letters or (), _filter(reason, topic, since, until), every=all_),
+        Choice(letters or (), _filter(reason, topic, since, until), every=all_),
         check=lambda log, found: checked(log, found, SystemClock().now_ms()),
         act=lambda replayer, found: replayer.replay(found),
         outcome="replayed",
@@ -219,7 +220,7 @@ def replay(
 
 def _work(
     settings: Settings,
-    choose: Callable[["Book"], "Sequence[Letter]"],
+    choice: "Choice",
     *,
     check: Callable[["KafkaLog", "Sequence[Letter]"], "tuple[Sequence[tuple[Letter, object]], list[Done]]"],
     act: Callable[["Replayer", "Sequence[Letter]"], "Iterator[Done]"],
@@ -229,27 +230,28 @@ def _work(
 ) -> None:
     """Choose letters, do something with them or only see what it would come to, and tell."""
     from clickwell.kafka import KafkaLog
+    from clickwell.serving.letters.check import Done
     from clickwell.serving.letters.read import read_book
-    from clickwell.serving.letters.replay import Done, Replayer
+    from clickwell.serving.letters.replay import Replayer
 
     if dry_run:
         log = KafkaLog(settings.kafka)
-        good, done = check(log, choose(read_book(log)))
+        good, done = check(log, choice.of(read_book(log)))
         done += [Done(letter.id, outcome) for letter, _ in good]
     else:
         doing = "putting back" if outcome == "replayed" else "mending"
         with Replayer(settings) as replayer, output.Progress(doing, None) as bar:
             done = []
-            for one in act(replayer, choose(replayer.book)):
+            for one in act(replayer, choice.of(replayer.book)):
                 done.append(one)
                 bar.advance()
     counts = Counter(one.outcome for one in done)
     would = "would be " if dry_run else ""
-    before = f", {counts['already']:,} were put back before" if counts["already"] else ""
-    output.done(f"{counts[outcome]:,} dead letters {would}{outcome}{before}")
+    before = f", {counts['already']:,} put back before" if counts["already"] else ""
+    output.done(f"{_letters(counts[outcome])} {would}{outcome}{before}")
     bad = [one for one in done if one.outcome == "invalid"]
     if bad:
-        output.warn(f"{len(bad):,} are no events and stay as they are", "mend them with `clickwell dead-letters fix`")
+        output.warn(f"{_letters(len(bad))} left: no valid events", "`clickwell dead-letters fix` mends them")
     for one in bad[:SHOWN_REJECTS]:
         output.note(f"  {one.id}: {one.detail}")
     if json:
@@ -302,6 +304,10 @@ def _content(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}", fix="name a readable file, or -") from None
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'s'[: count != 1]}"
 
 
 def _utc(ms: int) -> str:

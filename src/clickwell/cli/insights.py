@@ -10,6 +10,7 @@ from clickwell.cli import lake, output
 from clickwell.cli.lake import SinceOption, UntilOption
 from clickwell.cli.output import DataOption, JsonOption
 from clickwell.errors import UsageError
+from clickwell.settings import Settings
 
 FOUND = 3
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     for command, examples in (
         (signals, ("clickwell signals --retriever shop", "clickwell signals --days 7 --json")),
+        (corrected, ("clickwell corrected --limit 20", "clickwell corrected --publish --every 3600")),
         (report, ("clickwell report > week.html", "clickwell report --until 2026-05-10 --format markdown")),
     ):
         app.command(epilog=output.examples(*examples))(command)
@@ -41,11 +43,11 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command, examples in (
+    for action, usage in (
         (check, ("clickwell alerts check", "clickwell alerts check --at 2026-05-10T14:00 --json")),
         (watch, ("clickwell alerts watch", "CLICKWELL_ALERTS__WEBHOOK=https://... clickwell alerts watch")),
     ):
-        alerts.command(epilog=output.examples(*examples))(command)
+        alerts.command(epilog=output.examples(*usage))(action)
     app.add_typer(alerts)
 
 
@@ -83,6 +85,50 @@ def signals(
         output.note(f"{title}: {said}" if said else title)
         if rows:
             output.table(headers, rows)
+
+
+def corrected(
+    *,
+    retriever: RetrieverOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    days: DaysOption = 28,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Documents at most.")] = 20,
+    publish: Annotated[bool, typer.Option("--publish", help="Write it to Redis, for stages of corrected_ctr.")] = False,
+    every: Annotated[float | None, typer.Option("--every", min=10, help="Publish again after so many seconds.")] = None,
+    json: JsonOption = False,
+    data: DataOption = None,
+) -> None:
+    """Show which documents are liked by those who look at them, wherever they stood."""
+    import time
+
+    from clickwell.analytics import corrected as popularity
+
+    settings = lake.settings_for_lake(data)
+    while True:
+        first, last = _range(since, until, days)
+        name = _retriever(settings, retriever, first, last)
+        found = popularity.popularity(settings, name, since=first, until=last)
+        if not found.propensities.identifiable:
+            output.warn(f"the log does not tell how far people look: {found.propensities.note}")
+        if publish:
+            output.done(f"{popularity.publish(settings, name, found):,} numbers of {name!r} published")
+        if not (publish and every):
+            break
+        time.sleep(every)
+    documents = found.documents.slice(0, limit).to_pylist()
+    if json:
+        output.emit({"retriever_id": name, "a": found.a, "propensities": found.propensities, "documents": documents})
+    elif not publish:
+        headers = ["document", "corrected CTR", "low", "high", "clicks", "shown", "COEC"]
+        columns = ("estimate", "low", "high")
+        output.table(
+            headers,
+            [
+                [d["feature_id"], *(f"{d[c]:.4f}" for c in columns), d["clicks"], d["shown"], f"{d['coec']:.2f}"]
+                for d in documents
+            ],
+        )
 
 
 def report(
@@ -170,7 +216,7 @@ def watch(
         time.sleep(pause)
 
 
-def _retriever(settings: "lake.Settings", named: str | None, since: date, until: date) -> str:
+def _retriever(settings: Settings, named: str | None, since: date, until: date) -> str:
     from clickwell.analytics.signals import retrievers
 
     if named is not None:

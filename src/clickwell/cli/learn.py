@@ -132,10 +132,12 @@ def relevance(
         for line in found.lines():
             output.emit(line)
     else:
-        rows = (list(line.values()) for line in found.lines())
         output.table(
             ["query", "feature_id", "estimate", "low", "high", "clicks", "exposure"],
-            [[f"{value:.3f}" if isinstance(value, float) else value for value in row] for row in rows],
+            (
+                [f"{value:.3f}" if isinstance(value, float) else value for value in line.values()]
+                for line in found.lines()
+            ),
         )
 
 

@@ -96,16 +96,20 @@ def audit(
         output.emit(result)
     wrong = result.differences
     compared = f"{result.cells:,} counts of {result.documents:,} documents, {result.records:,} records"
-    if not wrong:
+    compared += f", {result.windows:,} rows of windows" if result.windows else ""
+    wrong_windows = result.window_differences
+    if not wrong and not wrong_windows:
         output.done(f"0 differences in {compared}")
         return
-    output.warn(f"{len(wrong):,} differences in {compared}")
+    output.warn(f"{len(wrong) + len(wrong_windows):,} differences in {compared}")
     if not json:
         headers = ["document", "signal", "slot", "redis", "lake", "cause"]
         output.table(
             headers,
             [[d.feature_id, d.signal, _utc(d.slot_start), d.redis, d.lake, d.cause] for d in wrong],
         )
+        rows = ((d.retriever_id, _utc(d.window_start), d.width, d.by, d.key, d.redis, d.lake) for d in wrong_windows)
+        output.table(["retriever", "window", "width", "by", "key", "redis", "lake"], rows)
     raise typer.Exit(LayoutError.exit_code)
 
 

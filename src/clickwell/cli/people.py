@@ -1,4 +1,4 @@
-"""`clickwell exclude`, `profile`, `catalog load`, `sessions show`: what one user did, and what follows from it."""
+"""`clickwell exclude`, `profile`, `catalog load`, `history fill`, `sessions show`: what one user did."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -44,6 +44,12 @@ def register(app: typer.Typer) -> None:
             "clickwell catalog load products.jsonl", "clickwell catalog load movies.parquet --attribute genres"
         ),
     )(load)
+    _group(
+        app,
+        "history",
+        "What users did, as Redis remembers it.",
+        output.examples("clickwell history fill", "clickwell history fill --json"),
+    )(fill)
     _group(
         app,
         "sessions",
@@ -159,15 +165,25 @@ def load(
         output.emit(loaded)
 
 
+def fill(*, json: JsonOption = False, data: DataOption = None) -> None:
+    """Add what the lake knows to the histories of users: what Kafka no longer had when Redis lost them."""
+    _need_analytics()
+    from clickwell.analytics import consumed
+
+    with output.Progress("filling", None) as bar:
+        offered = consumed.fill(Settings.load(data), advance=bar.advance)
+    output.done(f"{offered['entries']:,} entries of {offered['histories']:,} histories")
+    if json:
+        output.emit(offered)
+
+
 def show(
     session: Annotated[str, typer.Argument(metavar="ID", help="A session_id.")],
     json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
     """Print what happened in one session, in order, from the lake."""
-    for name in ("deltalake", "duckdb"):
-        if find_spec(name) is None:
-            raise UsageError(f"{name} is not installed", fix="pip install 'clickwell[analytics]'")
+    _need_analytics()
     from clickwell.analytics.sessions import story
 
     found = story(Settings.load(data), session)
@@ -190,6 +206,12 @@ def show(
             for event in found["events"]
         ],
     )
+
+
+def _need_analytics() -> None:
+    for name in ("deltalake", "duckdb"):
+        if find_spec(name) is None:
+            raise UsageError(f"{name} is not installed", fix="pip install 'clickwell[analytics]'")
 
 
 def _reader(settings: Settings) -> "InteractionReader":

@@ -1,0 +1,124 @@
+"""Corrected popularity on its way from the lake through Redis into a reranked list and out of the API."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from clickwell.analytics.corrected import popularity, publish
+from clickwell.errors import RedisError, SettingsError
+from clickwell.redis_client import connect
+from clickwell.schemas.keys import CORRECTED, corrected_key
+from clickwell.serving.boosts import AsyncBoostReader, BoostReader
+from clickwell.serving.rerank import arerank, rerank
+from clickwell.serving.snapshot import Reason
+from clickwell.settings import Settings
+from clickwell.simulation import Plan, Site, midnight
+
+pytestmark = pytest.mark.broker
+START = datetime(2026, 1, 5, tzinfo=UTC).date()
+UNTIL = START + timedelta(days=6)
+STAGE = {"signal": "corrected_ctr", "retriever_id": "site", "boost_multiplier": 1.5}
+
+
+@pytest.fixture
+def published(tmp_path, fresh_redis):
+    """Settings of a lake and a Redis that holds its corrected popularity, and what was published."""
+    settings = Settings.load(tmp_path, redis={"url": fresh_redis.url})
+    Site(Plan(queries=30)).write(settings, start_ms=midnight(START), days=7, searches=3_000)
+    found = popularity(settings, "site")
+    assert publish(settings, "site", found) == len(found.documents) + len(found.pairs)
+    return settings, found
+
+
+def test_a_list_is_ordered_by_what_was_published(published):
+    """Boosts follow the lower bounds, over all queries or for one; strangers stay neutral; asyncio gives the same."""
+    settings, found = published
+    documents = {row["feature_id"]: row for row in found.documents.to_pylist()[:6]}
+    results = [(document, 1.0) for document in [*reversed(documents), "stranger"]]
+    with BoostReader(settings) as reader:
+        ranked = rerank(results, reader, STAGE, explain=True)
+        best = max(row["low"] for row in documents.values())
+        for each in ranked[:-1]:
+            low = documents[each.feature_id]["low"]
+            assert each.boost == pytest.approx(1 + 0.5 * low / best, abs=1e-4)
+            assert "corrected CTR" in each.why.sentence
+        assert (ranked[-1].feature_id, ranked[-1].boost) == ("stranger", 1.0)
+        query = found.pairs["query_key"][0].as_py()
+        mine = [row for row in found.pairs.to_pylist() if row["query_key"] == query]
+        one = rerank([(row["feature_id"], 1.0) for row in mine], reader, STAGE | {"query": f" {query.upper()} "})
+        lows = {row["feature_id"]: round(row["low"], 6) for row in mine}
+        order = [lows[each.feature_id] for each in one]
+        assert order == sorted(order, reverse=True)
+        assert reader.stats.failures == 0
+        # A stage that counts beside it is neutral, for nothing is counted here.
+        both = rerank(results, reader, [STAGE, {"interaction_types": ["click"]}])
+        assert [each.boost for each in both] == [each.boost for each in ranked]
+
+    async def asked():
+        async with AsyncBoostReader(settings) as reader:
+            return await arerank(results, reader, [STAGE, {"interaction_types": ["click"]}])
+
+    assert [each.boost for each in asyncio.run(asked())] == [each.boost for each in ranked]
+
+
+def test_publishing_again_replaces_and_expires(published):
+    """What is no longer there is gone after the next time, and everything fades when nobody renews it."""
+    settings, found = published
+    with connect(settings) as client:
+        keys = {key.decode() for key in client.scan_iter(f"{CORRECTED}*")}
+        assert corrected_key("site") in keys
+        assert len(keys) == 1 + len(set(found.pairs["query_key"].to_pylist()))
+        assert all(0 < client.ttl(key) <= 3 * 86_400 for key in keys)
+        client.hset(corrected_key("site"), "ghost", "1 1")
+        publish(settings, "site", found)
+        assert not client.hexists(corrected_key("site"), "ghost")
+
+
+def test_trouble_is_neutral_and_counted(published, fresh_redis):
+    """An unreadable number, a Redis that is gone and a malformed stage: two boosts of 1, counted, and one error."""
+    settings, found = published
+    document = found.documents["feature_id"][0].as_py()
+    with BoostReader(settings) as reader:
+        with pytest.raises(SettingsError):
+            rerank([(document, 1.0)], reader, STAGE | {"bound": "high"})
+        with connect(settings) as client:
+            client.hset(corrected_key("site"), document, "nonsense")
+        broken = rerank([(document, 2.0)], reader, STAGE, explain=True)[0]
+        assert (broken.boost, reader.stats.unreadable) == (1.0, 1)
+        fresh_redis.kill()
+        gone = rerank([(document, 2.0)], reader, STAGE, explain=True)[0]
+        assert (gone.boost, reader.stats.unavailable) == (1.0, 1)
+        assert Reason.UNAVAILABLE
+    with pytest.raises(RedisError):
+        publish(settings, "site", found)
+
+
+def test_the_commands_print_what_the_functions_say(published, fresh_redis):
+    """`signals`, `corrected`, `report` and `alerts check` run on a lake; their JSON parses."""
+    settings, found = published
+
+    def run(*arguments, code=0):
+        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(settings.data)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    # A second try of the last evening may fall on the day after.
+    days = ("--since", START.isoformat(), "--until", (UNTIL + timedelta(days=1)).isoformat())
+    signals = json.loads(run("signals", *days, "--json"))
+    assert signals["numbers"]["ctr"]["of"] == sum(found.documents["shown"].to_pylist())
+    assert {"ctr_by_position", "low_ctr_queries", "skipped_documents", "zero_result_queries"} <= signals.keys()
+    assert run("signals", *days).startswith("\tvalue\tchange\nsearches\t")
+    corrected = json.loads(run("corrected", *days, "--json", "--limit", "3"))
+    assert [row["feature_id"] for row in corrected["documents"]] == found.documents["feature_id"].to_pylist()[:3]
+    assert run("report", *days).startswith("<!doctype html>")
+    assert run("report", *days, "--format", "markdown").startswith("# Relevance of site")
+    checked = json.loads(run("alerts", "check", "--at", f"{UNTIL}T20:00", "--json"))
+    assert checked == {"checked_ms": midnight(UNTIL) + 20 * 3_600_000, "retrievers": 1, "open": [], "closed": []}
+    stopped = json.loads(run("alerts", "check", "--at", f"{UNTIL + timedelta(days=3)}T20:00", "--json", code=3))
+    assert [alert["rule"] for alert in stopped["open"]] == ["events_stopped"]
+    run("signals", "--retriever", "site", "--since", "2026-13-01", code=2)
