@@ -102,7 +102,7 @@ class Generations:
                 fix="set the old values again, or run `clickwell rebuild` with the new ones and restart all workers",
             )
 
-    async def begin(self, targets: Mapping[str, int], erasures: int) -> Generation:
+    async def begin(self, targets: Mapping[str, int], erasures: int = 0) -> Generation:
         """Begin a new generation, or join the one that another worker has begun meanwhile.
 
         One that is being built without a lane of this process is given up for the new one.
