@@ -211,9 +211,10 @@ def test_nobody_comes_back(stack: Stack, lake) -> None:
             await_receipts(lake, asked, eraser, sink)
             stack.rebuild()
             wait_for(lambda: stack.client.exists("{cw1}:building") == 0, 150, "the rebuild")
-            # What was sent before, by somebody who is erased, comes again now.
-            for value in traffic.sent_by_the_gone()[:50]:
-                traffic.produce(value)
+        # What was sent before, by somebody who is erased, comes again now.
+        for value in traffic.sent_by_the_gone()[:50]:
+            traffic.produce(value)
+        traffic.flush()
         assert_nobody_is_left(stack, [sink])
         assert -9 in eraser.exits
         assert_proved(lake, asked, traffic)
