@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 # A fence names every subject of its batch in one record.
 MOST_SUBJECTS = 1000
-# How long one attempt waits for sinks or workers before it says so and waits on.
-PATIENCE_SECONDS = 30.0
+# How long one attempt waits for the sinks before it says so, looks whether it is to stop, and waits on.
+PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
 
