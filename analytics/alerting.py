@@ -7,6 +7,7 @@ Prometheus gauge. The webhook gets each of them at least once: what it did not t
 import json
 import logging
 import os
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -191,7 +192,7 @@ def replace_file(path: Path, text: str) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ import redis
 
 from clickwell.analytics import audit_windows
 from clickwell.analytics.audit_windows import WindowDifference
+from clickwell.analytics.lake import complete
 from clickwell.analytics.lake import connect as connect_lake
 from clickwell.clock import SystemClock
 from clickwell.errors import RedisError
@@ -139,7 +140,10 @@ def _audit_windows(
             end = ends[topics[topic_id]]
             end[partition] = max(offset, end.get(partition, 0))
     wait_written(settings, ends, timeout)
-    wanted = audit_windows.recount(settings, generation, reached, now_ms)
+    with connect_lake(settings) as lake:
+        complete(lake)
+        dedup_ms = settings.popularity.dedup_ms
+        wanted = audit_windows.recount(lake, generation, reached, dedup_ms=dedup_ms, now_ms=now_ms)
     return sum(map(len, wanted.values())), audit_windows.differences(found, wanted)
 
 

@@ -1,22 +1,21 @@
 """The windows in Redis against a recount of the lake at the same offsets: every position, query and document."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import duckdb
 import pyarrow as pa
 import redis
 from xxhash import xxh3_64_intdigest
 
-from clickwell.analytics.lake import complete
-from clickwell.analytics.lake import connect as connect_lake
 from clickwell.clock import MS_PER_HOUR
 from clickwell.redis_client import redis_errors
 from clickwell.schemas.keys import SHARDS, ledger_key, tables_key
 from clickwell.schemas.rings import Generation
 from clickwell.schemas.windows import BEYOND, LANE, WIDTH_MS, WIDTHS, By, Width, add_table, kept_from, window_of
-from clickwell.settings import EngagementSettings, Settings
+from clickwell.settings import EngagementSettings
 from clickwell.stream_processors.engagement import EngagementLane
 from clickwell.stream_processors.generations import log_start_ms
 
@@ -76,46 +75,40 @@ def sample(client: redis.Redis, generation: Generation, now_ms: int) -> tuple[Wi
     return windows, reached
 
 
-def recount(settings: Settings, generation: Generation, reached: Reached, now_ms: int) -> Windows:
+def recount(
+    lake: duckdb.DuckDBPyConnection, generation: Generation, reached: Reached, *, dedup_ms: int, now_ms: int
+) -> Windows:
     """Count the lake again as the windows must have it.
 
     Args:
-        settings: where the lake is.
+        lake: connection with `interactions` and `searches`.
         generation: its lane says how to count, and its age which records it has.
         reached: where each shard stands.
+        dedup_ms: length of a dedup bucket.
         now_ms: end of the windows.
-
-    Raises:
-        LakeError: there is no table, or its storage does not answer.
     """
     shape = generation.lanes[LANE]
-    dedup_ms = settings.popularity.dedup_ms
     lane = EngagementLane(EngagementSettings.model_validate(shape), dedup_ms)
-    with connect_lake(settings) as lake:
-        complete(lake)
-        names = {
-            # Records before were not read when the generation was begun.
-            "start_ms": log_start_ms(generation, lane, dedup_ms),
-            "days": shape["daily_days"],
-            "dedup_ms": dedup_ms,
-            "ratio": max(1, shape["join_hours"] * MS_PER_HOUR // dedup_ms),
-        }
-        lake.execute(_TOLD, names)
-        found = lake.execute("select distinct kind, name from told").fetchall()
-        shards = [xxh3_64_intdigest(name.encode(), kind) % SHARDS for kind, name in found]
-        kinds = pa.schema([("kind", pa.int32()), ("name", pa.string()), ("shard", pa.int64())])
-        columns = [[kind for kind, _ in found], [name for _, name in found], shards]
-        lake.register("shards", pa.table(columns, schema=kinds))
-        places = [(*place, offset) for place, offset in reached.items()]
-        lake.register("ends", _table("kafka_topic_id", "kafka_partition", "shard", "until", rows=places))
-        own = sorted(cast("Mapping[str, str]", shape["exposure_by_retriever"]).items())
-        lake.register("own", _table("retriever", "source", rows=own))
-        lake.execute(_SEARCHES, {"ratio": names["ratio"], "dedup_ms": dedup_ms})
-        lake.execute(_RESULTS, {"exposure": shape["exposure"]})
-        rows = lake.execute(_COUNTS).fetchall()
+    # Records before were not read when the generation was begun.
+    lake.execute(_TOLD, {"start_ms": log_start_ms(generation, lane, dedup_ms), "days": shape["daily_days"]})
+    found = lake.execute("select distinct kind, name from told").fetchall()
+    lake.register(
+        "shards",
+        _table(
+            {"kind": pa.int32(), "name": pa.string(), "shard": pa.int64()},
+            [(kind, name, xxh3_64_intdigest(name.encode(), kind) % SHARDS) for kind, name in found],
+        ),
+    )
+    place = {"kafka_topic_id": pa.string(), "kafka_partition": pa.int64(), "shard": pa.int64(), "until": pa.int64()}
+    lake.register("ends", _table(place, [(*at, offset) for at, offset in reached.items()]))
+    sources = sorted(cast("Mapping[str, str]", shape["exposure_by_retriever"]).items())
+    lake.register("own", _table({"retriever": pa.string(), "source": pa.string()}, sources))
+    ratio = max(1, shape["join_hours"] * MS_PER_HOUR // dedup_ms)
+    lake.execute(_SEARCHES, {"ratio": ratio, "dedup_ms": dedup_ms})
+    lake.execute(_RESULTS, {"exposure": shape["exposure"]})
     windows: Windows = defaultdict(dict)
     oldest = {width: kept_from(generation, width, now_ms) for width in WIDTHS}
-    for width, window, by, retriever, key, *counts in rows:
+    for width, window, by, retriever, key, *counts in lake.execute(_COUNTS).fetchall():
         if window >= oldest[width]:
             windows[width, window * WIDTH_MS[width], by][retriever, key] = counts if by == "document" else counts[:4]
     return windows
@@ -141,10 +134,9 @@ def _total(rows: Mapping[tuple[str, str], list[int]]) -> list[int]:
     return [sum(column) for column in zip(*rows.values(), strict=True)]
 
 
-def _table(*names: str, rows: list[Any]) -> pa.Table:
-    text = {"kafka_topic_id", "retriever", "source"}
-    kinds = pa.schema([(name, pa.string() if name in text else pa.int64()) for name in names])
-    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], kinds)
+def _table(kinds: Mapping[str, pa.DataType], rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)], [*kinds])
 
 
 # One row for each result that an event tells of, with what it tells: 1 listed, 2 impression, 4 click, 8 skip,
@@ -218,17 +210,17 @@ from single window whole as (partition by kind, name, part)
 """
 _COUNTS = """
 with windows as (
-  select 'hour' as width, time_ms // 3600000 as at, * from results
+  select 'hour' as width, time_ms // 3600000 as number, * from results
   union all
   select 'day', time_ms // 86400000, * from results
 ), keyed as (
-  select *, 'position' as by, case when position < 0 then '' else position::varchar end as key from windows
+  select *, 'position' as told_by, case when position < 0 then '' else position::varchar end as key from windows
   union all
   select *, 'query', query from windows
   union all
   select *, 'document', document from windows
 )
-select width, at, by, retriever, key,
+select width, number, told_by, retriever, key,
        count(*), count(*) filter (clicked), count(*) filter (skipped), count(*) filter (converted),
        count(*) filter (top), count(*) filter (top and clicked), count(*) filter (top and skipped),
        count(*) filter (top and converted)

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 # 95 %, two-sided.
 Z = 1.959963984540054
+# Below, the values of a skewed distribution do not tell how far their mean may be off.
+FEW = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Mean:
     Attributes:
         of: how many values.
         value: their mean; None without any.
-        low, high: the 95 % interval by the normal approximation; None with fewer than two values.
+        low, high: the 95 % interval by the normal approximation; None with fewer than FEW values.
     """
 
     of: int
@@ -93,7 +95,7 @@ def mean(total: float, squares: float, of: int) -> Mean:
     if not of:
         return Mean(0, None, None, None)
     value = total / of
-    if of < 2:
+    if of < FEW:
         return Mean(of, value, None, None)
     reach = Z * math.sqrt(max(squares - of * value * value, 0.0) / (of - 1) / of)
     return Mean(of, value, value - reach, value + reach)

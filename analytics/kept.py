@@ -2,15 +2,17 @@
 
 A day's facts are a function of the data files of that day and the next (a click may follow after midnight), and are
 kept in the data folder under a name made of these: a late event, a compaction or an erasure changes the files, and the
-day is counted anew. What is kept of a day is replaced, not added to, so nothing outlives an erasure for longer than
-until the next question.
+day is counted anew. Facts of files that are no more are removed by the first question ten minutes after their last use.
 """
 
 # ruff: noqa: S608  # the texts are put together from constants of our own
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -30,6 +32,8 @@ FOLDER = "facts"
 _VERSION = "1"
 # Searches counted at once, which bounds the memory to about 2 GB; a larger day is still counted as a whole.
 _BATCH = 1_000_000
+# Longer than any query that may still read what another one has found outdated.
+_UNUSED_SECONDS = 600.0
 
 
 def connect(settings: Settings, since: date, until: date) -> duckdb.DuckDBPyConnection:
@@ -56,10 +60,11 @@ def _each_day(settings: Settings, since: date, until: date) -> Iterator[dict[str
     """Yield the facts of each day that has searches: where they are kept, or themselves where nothing can be kept."""
     folder = settings.data / FOLDER
     days = _days(settings, since, until)
+    _sweep(folder, {day: name for day, (name, _) in days.items()})
     missing: list[date] = []
     for day, (name, _) in days.items():
         paths = _paths(folder, name)
-        if all(path.exists() for path in paths.values()):
+        if _use(paths):
             yield dict(paths)
         else:
             missing.append(day)
@@ -69,7 +74,7 @@ def _each_day(settings: Settings, since: date, until: date) -> Iterator[dict[str
             tables = {name: table.filter(pc.equal(table["day"], day)) for name, table in counted.items()}
             paths = _paths(folder, days[day][0])
             try:
-                _keep(folder, tables, paths, day)
+                _keep(folder, tables, paths)
             except OSError:
                 # A folder that cannot be written costs time, never the answer.
                 yield dict(tables)
@@ -108,12 +113,31 @@ def _paths(folder: Path, name: str) -> dict[str, Path]:
     return {table: folder / f"{table}-{name}.parquet" for table in facts.SCHEMAS}
 
 
-def _keep(folder: Path, tables: dict[str, pa.Table], paths: dict[str, Path], day: date) -> None:
+def _use(paths: dict[str, Path]) -> bool:
+    """Tell whether facts are kept; if so, mark them as used now, so that nobody removes them under a query."""
+    if not all(path.exists() for path in paths.values()):
+        return False
+    for path in paths.values():
+        # Where this process may only read, it does not remove either.
+        with suppress(OSError):
+            os.utime(path)
+    return True
+
+
+def _sweep(folder: Path, names: dict[date, str]) -> None:
+    """Remove facts of files that are no more: after an erasure they must not stay."""
+    unused = time.time() - _UNUSED_SECONDS
+    for path in folder.glob("*.parquet"):
+        name = path.stem.partition("-")[2]
+        present = names.get(date.fromisoformat(name[:10]))
+        with suppress(OSError):
+            if present is not None and name != present and path.stat().st_mtime < unused:
+                path.unlink()
+
+
+def _keep(folder: Path, tables: dict[str, pa.Table], paths: dict[str, Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in paths.items():
-        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         pq.write_table(tables[name], unfinished, compression="zstd")
         unfinished.rename(path)
-        for old in folder.glob(f"{name}-{day.isoformat()}-*.parquet"):
-            if old != path:
-                old.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Judged pairs of one retriever and how they came about.
+    """Judged pairs of one retriever and how they came about; iterating yields `tuples` with four negatives each.
 
     Attributes:
         table: `COLUMNS` of `docs/training-data.md`, ordered by query_key, label (positives first) and feature_id.
@@ -107,12 +107,17 @@ class Pairs:
     propensities: Propensities
     model: ClickModel = field(repr=False)
 
+    def __iter__(self) -> Iterator[Tuple]:
+        return self.tuples()
+
     def count(self, label: str) -> int:
         """Return how many pairs have a label."""
         return int(pc.sum(pc.equal(self.table["label"], label)).as_py() or 0)
 
     def tuples(self, negatives: int = 4, *, seed: int = 1) -> Iterator[Tuple]:
         """Yield an example for each positive, with as many negatives each.
+
+        A positive is left out when the log does not have so many other documents.
 
         Args:
             negatives: how many; where hard ones are too few, documents never shown for the query are drawn.
@@ -154,13 +159,20 @@ def gather(settings: Settings, retriever: str | None, date_range: DateRange) -> 
     """Join the impressions of one retriever in a range of days and leave out those that do not count.
 
     Raises:
-        UsageError: the range is malformed, the retriever unknown, or None where there are several.
+        UsageError: the range is malformed, the retriever unknown, or None where there are several, or nothing counts.
         LakeError: there is no table at all, or the storage does not answer.
     """
     since, until = days_of(settings, date_range)
     joined = join(settings, since=since, until=until, retriever=retriever)
     only_retriever(joined.relation, retriever)
-    return Gathered(joined, leave_out(joined), since, until)
+    left_out = leave_out(joined)
+    if not joined.relation.limit(1).fetchall():
+        raise UsageError(
+            f"none of {joined.counts.searches:,} searches count",
+            why=f"left out: {left_out}",
+            fix="choose a longer time",
+        )
+    return Gathered(joined, left_out, since, until)
 
 
 def days_of(settings: Settings, date_range: DateRange) -> tuple[date, date]:

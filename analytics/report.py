@@ -273,7 +273,7 @@ p{margin:0 0 8px}
 table{border-collapse:collapse;width:100%}
 th,td{padding:6px 8px;text-align:right;font-weight:400;border-bottom:1px solid var(--hair)}
 thead th{color:var(--muted);border-bottom:1px solid var(--line)}
-th:first-child{text-align:left;overflow-wrap:anywhere}
+th:first-child{text-align:left;overflow-wrap:anywhere;min-width:9em}
 figure{margin:0}
 figcaption{color:var(--muted)}
 svg{display:block;width:100%;height:auto;max-width:860px}

@@ -34,7 +34,7 @@ def position(mean: Mean) -> str:
         return NONE
     if mean.low is None or mean.high is None:
         return f"{mean.value + 1:.1f}"
-    return f"{mean.value + 1:.2f} ({mean.low + 1:.2f}–{mean.high + 1:.2f})"  # noqa: RUF001
+    return f"{mean.value + 1:.2f} ({max(mean.low, 0) + 1:.2f}–{mean.high + 1:.2f})"  # noqa: RUF001
 
 
 def change(one: Change | None, *, points: bool = True) -> str:

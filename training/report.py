@@ -23,6 +23,7 @@ table { border-collapse: collapse; width: 100%; } .scroll { overflow-x: auto; }
 th, td { border-bottom: 1px solid var(--hair); padding: 8px; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { border-color: var(--line); font-weight: 600; }
 svg { display: block; max-width: 100%; } svg text { fill: var(--muted); font: 12px/16px system-ui, sans-serif; }
+td { white-space: nowrap; } td:first-child { white-space: normal; }
 .verdict { border-top: 1px solid var(--line); font-size: 16px; line-height: 24px; padding-top: 8px; }
 .muted { color: var(--muted); }
 """

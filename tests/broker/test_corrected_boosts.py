@@ -4,14 +4,18 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
+import httpx2
 import pytest
 
 from clickwell.analytics.corrected import popularity, publish
+from clickwell.analytics.signals import get_retriever_signals
 from clickwell.errors import RedisError, SettingsError
 from clickwell.redis_client import connect
 from clickwell.schemas.keys import CORRECTED, corrected_key
+from clickwell.serving.api.app import build_app
 from clickwell.serving.boosts import AsyncBoostReader, BoostReader
 from clickwell.serving.rerank import arerank, rerank
 from clickwell.serving.snapshot import Reason
@@ -122,3 +126,31 @@ def test_the_commands_print_what_the_functions_say(published, fresh_redis):
     stopped = json.loads(run("alerts", "check", "--at", f"{UNTIL + timedelta(days=3)}T20:00", "--json", code=3))
     assert [alert["rule"] for alert in stopped["open"]] == ["events_stopped"]
     run("signals", "--retriever", "site", "--since", "2026-13-01", code=2)
+
+
+def test_routes_answer_what_the_functions_say(published):
+    """`/signals`, `/ctr`, `/queries` and `/documents` are parts of one answer; bad days are refused in words."""
+    settings, _ = published
+    app = build_app(settings)
+    about = {"since": START.isoformat(), "until": UNTIL.isoformat()}
+
+    async def asked():
+        transport = httpx2.ASGITransport(app=app, client=("127.0.0.1", 1))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            names = ("signals", "ctr", "queries", "documents")
+            found = {name: await client.get(f"/v1/retrievers/site/{name}", params=about) for name in names}
+            wrong = await client.get("/v1/retrievers/site/ctr", params={"since": "2026-02-01", "until": "2026-01-01"})
+            await app.state.services.redis.aclose()
+            await app.state.services.reader.aclose()
+            return found, wrong
+
+    found, wrong = asyncio.run(asked())
+    assert {name: answer.status_code for name, answer in found.items()} == dict.fromkeys(found, 200)
+    whole = found["signals"].json()
+    mine = get_retriever_signals("site", settings=settings, since=START, until=UNTIL)
+    assert whole["numbers"]["ctr"] == asdict(mine.ctr)
+    for name, parts in (("ctr", "ctr_by_position"), ("queries", "zero_result_queries"), ("documents", "blind_spots")):
+        assert found[name].json()[parts] == whole[parts]
+        assert found[name].json()["retriever_id"] == "site"
+    assert wrong.status_code in {400, 422}
+    assert "after the last" in wrong.text

@@ -4,19 +4,29 @@ import asyncio
 import gzip
 import json
 import logging
+import time
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from clickwell import AsyncInteractionReader, InteractionReader
 from clickwell.clock import MS_PER_DAY
 from clickwell.errors import InputError
 from clickwell.producers import catalog
+from clickwell.producers.files import Lines
+from clickwell.producers.publish import Form, publish
 from clickwell.schemas.keys import FRESH, history_key
+from clickwell.serving.api import people
+from clickwell.serving.api.problems import add_problems
 from clickwell.serving.snapshot import Reason
 from clickwell.settings import Settings
+from clickwell.sinks.load import Loader
 from clickwell.testing import FakeClock
 
 pytestmark = pytest.mark.broker
@@ -223,3 +233,38 @@ def test_the_commands(fresh_redis, client, clickwell, tmp_path):
     dead = clickwell("exclude", "u1", **environment)
     assert (dead.returncode, dead.stdout) == (4, "")
     assert "CW-210" in dead.stderr
+
+
+def test_the_routes(fresh_redis, client, tmp_path):
+    """Exclusions come with every form, a session as its story; unknown sessions and bad fields are problems."""
+    client.zadd(history_key("a/b", "purchase"), {"now": time.time_ns() // 1_000_000})
+    path = tmp_path / "sessions.jsonl"
+    path.write_text(json.dumps({"search_id": "q1", "session_id": "s/1", "query": "shoe", "docs": ["a"], "clicks": []}))
+    settings = Settings.load(tmp_path, redis={"url": fresh_redis.url}, boosts={"timeout": 2})
+    with Lines([str(path)], twice=True) as lines:
+        publish(lines, Loader(settings, "run"), Form("sessions", "shop", 30_000))
+    reader = AsyncInteractionReader(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app):
+        yield
+        await reader.aclose()
+
+    app = FastAPI(lifespan=lifespan)
+    app.state.services = SimpleNamespace(
+        settings=settings,
+        interactions=reader,
+        access=SimpleNamespace(admit=lambda _request, _scope: SimpleNamespace(spend=lambda _cost: None)),
+    )
+    app.include_router(people.router)
+    add_problems(app)
+    with TestClient(app, client=("127.0.0.1", 1)) as http:
+        excluded = http.get("/v1/users/a%2Fb/exclusions", params={"field": "sku", "negative_feedback": "true"}).json()
+        assert (excluded["filter"], excluded["count"]) == ({"sku": {"$nin": ["now"]}}, 1)
+        assert excluded["sql"]["parameters"] == ["now"]
+        assert http.get("/v1/users/a/exclusions", params={"field": "x; drop"}).status_code == 400
+        assert http.get("/v1/users/a/exclusions", params={"interaction_type": "Not A Name"}).status_code == 400
+        assert [event["event"] for event in http.get("/v1/sessions/s%2F1").json()["events"]] == ["search"]
+        assert http.get("/v1/sessions/nobody").json()["code"] == "unknown_session"
+        fresh_redis.kill()
+        assert http.get("/v1/users/a/exclusions").json()["reason"] == "unavailable"

@@ -6,12 +6,15 @@ import json
 import time
 from collections import Counter, defaultdict
 
+import duckdb
+import pyarrow as pa
 import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from clickwell.analytics import audit_windows
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
 from clickwell.failpoints import Failpoints
 from clickwell.schemas.decode import Decoder
@@ -21,6 +24,7 @@ from clickwell.schemas.rings import Generation, Layout
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.serving.windows import read_windows
 from clickwell.settings import EngagementSettings, PopularitySettings
+from clickwell.sinks.table import TABLES
 from clickwell.stream_processors.engagement import EngagementLane
 from clickwell.stream_processors.folding import fold
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
@@ -286,3 +290,43 @@ def test_hours_become_days_and_readers_notice_nothing(counters):
     assert here.windows(widths=["day"]) == {
         name: counts for name, counts in before.items() if name[0] == "day" and name[1] > NOW - 20 * MS_PER_DAY
     }
+
+
+def in_lake(found):
+    """A connection with events as the sink writes them; each topic has one partition."""
+    lake = duckdb.connect()
+    lake.execute("set timezone = 'UTC'")
+    for table in TABLES:
+        topic = SEARCHES.name if table.name == "searches" else INTERACTIONS.name
+        rows = []
+        for event in found:
+            if ("results" in event) == (table.name == "searches"):
+                at, query = event["timestamp"] * 1000, event.get("query", event.get("metadata", {}).get("query"))
+                kafka = {"kafka_topic_id": topic, "kafka_partition": 0, "kafka_offset": len(rows)}
+                rows.append({**event, **kafka, "timestamp": at, "received_at": NOW * 1000, "query": query})
+        kinds = [(kind.name, kind.type) for kind in table.schema]
+        columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds}
+        lake.register(table.name, pa.table(columns))
+    return lake
+
+
+@settings(max_examples=60, deadline=None)
+@given(events, st.sampled_from(["auto", "shown", "explicit", "implied"]))
+def test_the_audit_recounts_the_model(found, source):
+    """What the audit's SQL makes of the lake is what the events say."""
+    shape = EngagementSettings(exposure=source).model_dump(mode="json")
+    generation = Generation(
+        name="g",
+        layout=Layout.of(PopularitySettings()),
+        half_life_hours=24,
+        lanes={"engagement": shape},
+        started_ms=NOW,
+    )
+    reached = {(topic, 0, shard): 1000 for topic in DECODERS for shard in range(SHARDS)}
+    windows = audit_windows.recount(in_lake(found), generation, reached, dedup_ms=MS_PER_HOUR, now_ms=NOW)
+    counted = {}
+    for (width, start, by), rows in windows.items():
+        for (retriever, key), counts in rows.items():
+            told = None if not key else int(key) if by == "position" else key
+            counted[width, start, retriever or None, by, told] = counts[:4]
+    assert counted == visible(model(found, source)[0])

@@ -55,7 +55,10 @@ def test_a_change_and_its_reverse_are_mirrored(one, other):
         assert math.isclose(there.low, -back.high, abs_tol=1e-12)
 
 
-@given(st.lists(st.integers(0, 20), min_size=2, max_size=30), st.lists(st.integers(0, 20), min_size=2, max_size=30))
+LISTS = st.lists(st.integers(0, 20), min_size=10, max_size=30)
+
+
+@given(LISTS, LISTS)
 def test_means_come_from_sums(first, second):
     """Sum and sum of squares give the mean and the interval that the values themselves give."""
     found = mean(sum(first), sum(x * x for x in first), len(first))

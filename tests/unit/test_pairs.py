@@ -101,6 +101,7 @@ def test_tuples_have_all_their_negatives_and_none_that_was_liked(shop):
         assert set(one.negative_ids[: one.hard]) <= found.shown[one.query_key]
         assert found.shown[one.query_key].isdisjoint(one.negative_ids[one.hard :])
     assert tuples == list(found.tuples(negatives=6))
+    assert list(found) == list(found.tuples(negatives=4))
 
 
 def test_positives_take_turns_through_the_hard_negatives():
@@ -140,6 +141,14 @@ def test_robots_bursts_and_heavy_users_are_left_out(tmp_path):
     assert left.without_query == 2
     who = dict(joined.connection.sql("select user_id, count(*) // 10 from impressions group by all").fetchall())
     assert who == {"fan": 3} | {f"human{n}": 1 for n in range(5)}
+
+
+def test_a_log_of_nothing_but_robots_is_declined(tmp_path):
+    """Where no search counts, an error says which were left out."""
+    searches = [(BASE + n * 1000, "robot", f"q{n}", ["a", "b"], {}) for n in range(40)]
+    with pytest.raises(UsageError, match="none of 40 searches count") as declined:
+        get_query_document_pairs(write(tmp_path, searches))
+    assert "bursts=40" in declined.value.why
 
 
 def test_ranges_of_days_count_back_from_the_last_search(shop):

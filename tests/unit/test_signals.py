@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import threading
 from dataclasses import replace
@@ -122,7 +123,12 @@ def test_a_late_click_changes_the_day_and_only_that(tmp_path):
     late = {"interaction_id": "i", "feature_id": "b", "execution_id": "e0", "interaction_type": ["click"]}
     load(settings, {**late, "timestamp": BEGIN + 1000})
     assert get_retriever_signals("r", settings=settings, since=START, until=last).ctr.count == 1
-    after = {path.name for path in (settings.data / kept.FOLDER).iterdir()}
+    folder = settings.data / kept.FOLDER
+    assert before < {path.name for path in folder.iterdir()}, "somebody may still read what was kept before"
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    get_retriever_signals("r", settings=settings, since=START, until=last)
+    after = {path.name for path in folder.iterdir()}
     assert len(after) == len(before)
     assert len(after & before) == 2 * len(facts.SCHEMAS)
 
@@ -137,7 +143,7 @@ def test_bad_questions_are_refused(site):
 
 
 def test_a_report_is_the_same_twice_self_contained_and_small(site, tmp_path):
-    """Same lake, same bytes, also when all is counted anew; no script, nothing from elsewhere, at most 150 kB."""
+    """The same bytes, also when all is counted anew; no script, nothing from elsewhere, at most 150 kB."""
     since, until = START + timedelta(days=7), START + timedelta(days=13)
     elsewhere = site.model_copy(update={"lake": site.lake_uri, "data": tmp_path})
     first, second = (report.make(each, "site", since, until) for each in (site, elsewhere))

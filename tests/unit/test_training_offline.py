@@ -42,8 +42,8 @@ def log(clicked=True, searches=6000, seed=1):
             click = clicked and bool(rng.random() < THETA[position] * gamma[document])
             rows.append((f"s{search}", f"q{search % 300}", f"q{search % 300}", f"d{document}", position, click))
     names = ("execution_id", "query_key", "query", "feature_id", "position", "clicked")
-    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))  # noqa: F841  # DuckDB reads it
-    return duckdb.sql("select * from table"), lists
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    return duckdb.from_arrow(table), lists
 
 
 def test_the_estimate_is_what_the_order_is_worth():

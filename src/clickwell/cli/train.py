@@ -124,7 +124,7 @@ def evaluate(
     with output.Progress("evaluating", None):
         found = compare(_model(model, documents), corpus=documents, queries=texts, qrels=qrels)
     if report is not None:
-        _write(report, page(found, model, texts))
+        _write(report, page(found, Path(model).name, texts))
     if json:
         output.emit({"model": model, **_summary(found)})
     else:
