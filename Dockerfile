@@ -11,7 +11,7 @@ FROM python:3.12-slim-bookworm
 COPY --from=build /opt/clickwell /opt/clickwell
 ENV PATH=/opt/clickwell/bin:$PATH PYTHONUNBUFFERED=1
 # A volume that is mounted on an empty folder of the image takes over its owner.
-RUN useradd --system --uid 10001 --create-home clickwell && install -d -o clickwell /home/clickwell/lake
+RUN useradd --system --uid 10001 --create-home clickwell && install -d -o clickwell /home/clickwell/lake /home/clickwell/.clickwell
 USER 10001
 WORKDIR /home/clickwell
 ENTRYPOINT ["clickwell"]

@@ -15,7 +15,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pydantic_core import to_json
 
-from clickwell.analytics.lake import table_of
+from clickwell.analytics.lake import shown, table_of
 from clickwell.errors import InputError, UsageError
 from clickwell.settings import Settings
 from clickwell.sinks.compact import LiveFile, live_files
@@ -87,6 +87,8 @@ def export(
             raise InputError(f"{target} is not empty", fix="name a new folder")
         for day, paths in _days(live_files(delta), since, until):
             rows = read(delta, paths)
+            if (condition := shown(settings, delta)) is not None:
+                rows = rows.filter(condition)
             rows = rows.sort_by([(each, "ascending") for each in ORDER if each in rows.column_names])
             content = _encoded(rows.select([c for c in columns or present if c in rows.column_names]), form)
             file = target / f"{name}-{day.isoformat()}.{form}"

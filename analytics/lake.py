@@ -9,22 +9,28 @@ lake.relation(settings, "interactions", since=date(2026, 5, 1)).aggregate("count
 lake.scan(settings, "interactions").filter(pl.col("user_id") == "u17").collect()
 lake.dataset(settings, "searches").to_table(columns=["query"])
 ```
+Events of somebody who is being erased are left out from the moment on in which the eraser has heard of it; `files`
+lists files that hold them until these are rewritten.
+
 Each call reads the table's latest version and sees that one, whatever sinks and compactions do meanwhile, for as long
 as the vacuum's grace.
 """
 
-from datetime import date
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from clickwell.errors import UsageError
 from clickwell.settings import Settings
+from clickwell.sinks.erase import hidden
 from clickwell.sinks.standing import exists
 from clickwell.sinks.table import DATE, TABLES, Table, away, open_table, storage_options
 
@@ -62,7 +68,10 @@ def dataset(settings: Settings, name: str, *, since: date | None = None, until: 
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    return _dataset(open_table(settings, table_of(name)), since, until)
+    delta = open_table(settings, table_of(name))
+    data = _dataset(delta, since, until)
+    condition = shown(settings, delta)
+    return data if condition is None else data.filter(condition)
 
 
 def scan(settings: Settings, name: str, *, since: date | None = None, until: date | None = None) -> pl.LazyFrame:
@@ -71,7 +80,10 @@ def scan(settings: Settings, name: str, *, since: date | None = None, until: dat
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    frame = pl.scan_delta(open_table(settings, table_of(name)), storage_options=storage_options(settings) or None)
+    delta = open_table(settings, table_of(name))
+    frame = pl.scan_delta(delta, storage_options=storage_options(settings) or None)
+    for each in _hidden(settings, delta):
+        frame = frame.filter(~_of(pl.col, each, pl.lit).fill_null(value=False))
     if since is not None:
         frame = frame.filter(pl.col(DATE) >= since)
     if until is not None:
@@ -112,6 +124,8 @@ def connect(settings: Settings, *, since: date | None = None, until: date | None
         if paths and "://" not in settings.lake_uri:
             # DuckDB's own reader is several times as fast as Arrow's; it knows only folders without an extension.
             source = f"read_parquet({paths!r}, hive_partitioning=true, union_by_name=true)"
+            if conditions := _conditions(settings, table):
+                source += f" where not ({conditions})"
             connection.execute(f'create view "{table.name}" as select * from {source}')  # noqa: S608  # our own paths
             readable += paths
         else:
@@ -151,6 +165,52 @@ def query(connection: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
         return connection.sql(text).to_arrow_table()
     except duckdb.Error as error:
         raise UsageError("the query failed", why=" ".join(str(error).split())) from None
+
+
+def shown(settings: Settings, delta: DeltaTable) -> pc.Expression | None:
+    """Return the condition that nobody is erasing a row; None when that is true of all."""
+    condition = None
+    for each in _hidden(settings, delta):
+        other = ~_of(pc.field, each, pa.scalar).is_valid() | ~_of(pc.field, each, pa.scalar)
+        condition = other if condition is None else condition & other
+    return condition
+
+
+def _hidden(settings: Settings, delta: DeltaTable) -> list[dict[str, Any]]:
+    """Return whose events are being erased: nobody shall read them while the files that hold them are rewritten."""
+    try:
+        return hidden(delta)
+    except (DeltaError, OSError) as error:
+        raise away(settings, error) from None
+
+
+def _of(column: Callable[[str], Any], each: Mapping[str, Any], literal: Callable[..., Any]) -> Any:
+    """Return the condition that a row belongs to a subject, in the words of Arrow or Polars."""
+    found = column(each["kind"]) == each["value"]
+    if each["since"] is not None:
+        found &= column("timestamp") >= literal(_time(each["since"]))
+    if each["until"] is not None:
+        found &= column("timestamp") < literal(_time(each["until"]))
+    return found
+
+
+def _conditions(settings: Settings, table: Table) -> str:
+    """Return the same for all subjects as SQL, empty when there is none."""
+    return " or ".join(
+        f"coalesce({each['kind']} = {_quoted(each['value'])}"
+        + (f" and epoch_ms(timestamp) >= {int(each['since'])}" if each["since"] is not None else "")
+        + (f" and epoch_ms(timestamp) < {int(each['until'])}" if each["until"] is not None else "")
+        + ", false)"
+        for each in _hidden(settings, open_table(settings, table))
+    )
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _time(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
 
 
 def _dataset(delta: DeltaTable, since: date | None, until: date | None) -> ds.Dataset:

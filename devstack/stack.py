@@ -25,7 +25,7 @@ from clickwell.producers.topics import ensure_topics
 from clickwell.serving.workers import worker_reports
 from clickwell.settings import Settings
 
-PARTS = ("kafka", "redis", "worker", "sink", "api")
+PARTS = ("kafka", "redis", "worker", "sink", "eraser", "api")
 
 _KAFKA_PORT = 9092
 _REDIS_PORT = 6379
@@ -62,20 +62,21 @@ class Worker(Child):
         return [sys.executable, "-m", "clickwell", "worker", *options]
 
 
-class Sink(Child):
-    """The sink of the stack.
+class Keeper(Child):
+    """The sink or the eraser of the stack.
 
     Args:
+        name: `sink` or `eraser`; its command, too.
         data: folder of the stack.
     """
 
-    def __init__(self, data: Path) -> None:
-        super().__init__("sink", data / "log" / "sink.log")
+    def __init__(self, name: str, data: Path) -> None:
+        super().__init__(name, data / "log" / f"{name}.log")
         self._data = data
 
     def command(self) -> list[str]:
-        """Return the command line of the sink."""
-        return [sys.executable, "-m", "clickwell", "sink", "--data", str(self._data)]
+        """Return its command line."""
+        return [sys.executable, "-m", "clickwell", self.name, "--data", str(self._data)]
 
 
 class Api(Child):
@@ -110,7 +111,7 @@ class Stack:
 
     Args:
         data: folder of the stack; `CLICKWELL_DATA`, else `.clickwell`, when None. What it holds is kept.
-        parts: which of `kafka`, `redis`, `worker`, `sink` and `api` to run.
+        parts: which of `kafka`, `redis`, `worker`, `sink`, `eraser` and `api` to run.
         workers: how many workers.
         kafka_port: where Kafka listens; 9092 or, if that is taken, a free port when None.
         redis_port: where Valkey listens; 6379 or, if that is taken, a free port when None.
@@ -182,11 +183,13 @@ class Stack:
                 self._start_kafka()
             if "redis" in self._parts:
                 self._start_redis()
-            if {"kafka", "worker", "sink", "api"} & set(self._parts):
+            if {"kafka", "worker", "sink", "eraser", "api"} & set(self._parts):
                 self._make_topics()
             # Both take seconds to join their groups, so they do it at the same time.
             if "sink" in self._parts:
-                self._start_sink()
+                self._start_keeper("sink", "deltalake", "no lake is written: install 'clickwell[sink]'")
+            if "eraser" in self._parts:
+                self._start_keeper("eraser", "duckdb", "nobody can be erased: install 'clickwell[analytics]'")
             if "api" in self._parts:
                 self._start_api()
             self._start_workers()
@@ -204,7 +207,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop workers, then Valkey, then Kafka, in less than 20 s, and remove `stack.json`; safe to repeat."""
-        workers = [ward.child for ward in self._wards if isinstance(ward.child, (Worker, Sink, Api))]
+        workers = [ward.child for ward in self._wards if isinstance(ward.child, (Worker, Keeper, Api))]
         for worker in workers:
             worker.terminate()
         deadline = time.monotonic() + _WORKER_STOP
@@ -280,17 +283,17 @@ class Stack:
             lanes = next(report.lag_by_lane() for report in reports if report.id == worker.instance_id)
             self._done(_phase(worker.name, f"{', '.join(lanes) or 'standing by'}, lag {sum(lanes.values()):,}", began))
 
-    def _start_sink(self) -> None:
-        if find_spec("deltalake") is None:
-            self._warn("no lake is written: install 'clickwell[sink]', or leave out `sink`")
+    def _start_keeper(self, name: str, needs: str, without: str) -> None:
+        if find_spec(needs) is None:
+            self._warn(f"{without}, or leave out `{name}`")
             return
-        sink = Sink(self.data)
-        sink.spawn()
-        self._wards.append(_Ward(sink))
+        keeper = Keeper(name, self.data)
+        keeper.spawn()
+        self._wards.append(_Ward(keeper))
         lake = self.settings.lake_uri
-        self._components.append(Component(name=sink.name, address=lake))
+        self._components.append(Component(name=name, address=lake))
         self._write()
-        self._done(f"{'sink':<13}  {lake}")
+        self._done(f"{name:<13}  {lake}")
 
     def _start_api(self) -> None:
         if find_spec("uvicorn") is None or find_spec("duckdb") is None:
@@ -354,7 +357,7 @@ class _Ward:
     def tend(self, warn: Callable[[str], None]) -> bool:
         """Start the child again if it has ended and its time has come; tell whether something changed."""
         now, code = time.monotonic(), self.child.exit_code
-        if code is None or (isinstance(self.child, (Worker, Sink, Api)) and code in _TOLD_TO_STOP):
+        if code is None or (isinstance(self.child, (Worker, Keeper, Api)) and code in _TOLD_TO_STOP):
             return False
         if self._due is None:
             self._failures = 0 if now - self._since > _STEADY else self._failures + 1

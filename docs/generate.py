@@ -61,6 +61,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     if schema.get("format") in {"path", "password"}:
         return {"path": "path", "password": "secret text"}[schema["format"]]
     words = {"integer": "whole number", "number": "number", "string": "text", "array": "list", "object": "mapping"}
+    words |= {"boolean": "true or false"}
     bounds = [
         f"{sign} {schema[rule]:,}"
         for rule, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))

@@ -44,18 +44,18 @@ class AsyncEmitter:
             BufferFullError: buffer and spool are full; nothing was taken.
             KafkaError: with `wait`: it was given up and will not be sent.
         """
-        return await self._send(interaction_record(interaction, self._clock.now_ms()), wait=wait)
+        return await self._send(interaction_record(interaction, self._clock.now_ms(), self._emitter.name_of), wait=wait)
 
     async def emit_search(self, search: Search | Mapping[str, Any], *, wait: bool = False) -> str:
         """Take one search and return its execution_id; otherwise like `emit`."""
-        return await self._send(search_record(search, self._clock.now_ms()), wait=wait)
+        return await self._send(search_record(search, self._clock.now_ms(), self._emitter.name_of), wait=wait)
 
     async def emit_many(
         self, interactions: Iterable[Interaction | Mapping[str, Any]], *, wait: bool = False
     ) -> list[str]:
         """Take several interactions and return their ids; all are checked before the first is taken."""
         now = self._clock.now_ms()
-        records = [interaction_record(one, now) for one in interactions]
+        records = [interaction_record(one, now, self._emitter.name_of) for one in interactions]
         if wait:
             return await asyncio.gather(*(self._send(record, wait=True) for record in records))
         return [await self._send(record, wait=False) for record in records]

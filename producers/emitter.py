@@ -23,6 +23,7 @@ from clickwell.producers.records import (
     KIND_OF,
     TOPIC_OF,
     Kind,
+    NameOf,
     Record,
     interaction_record,
     search_record,
@@ -58,6 +59,16 @@ _client_log.addHandler(logging.NullHandler())
 _client_log.propagate = False
 
 
+def _pseudonyms(settings: Settings) -> NameOf | None:
+    if not settings.privacy.pseudonyms:
+        return None
+    try:
+        from clickwell.privacy import load_keys  # noqa: PLC0415  # a base install lacks what it needs
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[privacy]'") from None
+    return load_keys(settings, create=True).pseudonym
+
+
 @dataclass(slots=True)
 class _Replay:
     """Records of the spool that are in flight, oldest first, and what is known of each."""
@@ -84,12 +95,14 @@ class Emitter:
         source: the CloudEvents `ce_source` of every event: name of the service that emits.
 
     Raises:
-        SettingsError: the spool cannot be used.
+        SettingsError: the spool or the keys of pseudonyms cannot be used.
     """
 
     def __init__(self, settings: Settings | None = None, *, source: str = "python") -> None:
         self._settings = settings or Settings.load()
         self._clock = SystemClock()
+        # Of every user_id, before it leaves the process.
+        self.name_of = _pseudonyms(self._settings)
         self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
         buffers = self._settings.emitter
         self._spool = Spool.claim(buffers.spool, max_bytes=buffers.spool_bytes) if buffers.spool else None
@@ -130,16 +143,16 @@ class Emitter:
             BufferFullError: buffer and spool are full; nothing was taken.
             KafkaError: the client refuses for good, for example because the emitter is closed.
         """
-        return self.send(interaction_record(interaction, self._clock.now_ms()), on_delivery)
+        return self.send(interaction_record(interaction, self._clock.now_ms(), self.name_of), on_delivery)
 
     def emit_search(self, search: Search | Mapping[str, Any], *, on_delivery: OnDelivery | None = None) -> str:
         """Take one search, what was shown, and return its execution_id; otherwise like `emit`."""
-        return self.send(search_record(search, self._clock.now_ms()), on_delivery)
+        return self.send(search_record(search, self._clock.now_ms(), self.name_of), on_delivery)
 
     def emit_many(self, interactions: Iterable[Interaction | Mapping[str, Any]]) -> list[str]:
         """Take several interactions and return their ids; all are checked before the first is taken."""
         now = self._clock.now_ms()
-        return [self.send(record) for record in [interaction_record(one, now) for one in interactions]]
+        return [self.send(record) for record in [interaction_record(one, now, self.name_of) for one in interactions]]
 
     def send(self, record: Record, on_delivery: OnDelivery | None = None) -> str:
         """Take a record that is encoded already; blocks and raises as `emit` does."""

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from clickwell.errors import DecodeError
+from clickwell.schemas.controls import PREFIX, Control, Retraction, decode_control
 from clickwell.schemas.interactions import (
     MAX_AHEAD_MS,
     MAX_DURATION_MS,
@@ -106,6 +107,8 @@ class Batch(Generic[R]):
         rows: the events.
         details: what the decoder made of each row's metadata, if it leaves it undecoded in the row.
         bad: records that are not valid events, with the reason.
+        controls: records between the events that are clickwell's own.
+        retractions: of these, those that are to be counted, with their offsets; see `clickwell.schemas.erased`.
     """
 
     records: Sequence[Record] = field(default_factory=list)
@@ -115,6 +118,8 @@ class Batch(Generic[R]):
     rows: list[R] = field(default_factory=list)
     details: list[Any] = field(default_factory=list)
     bad: list[tuple[Record, DecodeError]] = field(default_factory=list)
+    controls: list[tuple[Record, Control]] = field(default_factory=list)
+    retractions: list[tuple[int, Retraction]] = field(default_factory=list)
 
 
 class EventDecoder(ABC, Generic[R]):
@@ -146,7 +151,7 @@ class EventDecoder(ABC, Generic[R]):
         return []
 
     def decode(self, records: Sequence[Record]) -> Batch[R]:
-        """Decode records in order; every record ends up either in `rows` or in `bad`."""
+        """Decode records in order; every record ends up in one of `rows`, `bad` and `controls`."""
         return self._decode_joined(records) or self._decode_each(records)
 
     def _decode_joined(self, records: Sequence[Record]) -> Batch[R] | None:
@@ -180,6 +185,9 @@ class EventDecoder(ABC, Generic[R]):
         batch.records = read
         for record in records:
             try:
+                if record.value is not None and record.value.startswith(PREFIX):
+                    batch.controls.append((record, _control(record.value)))
+                    continue
                 row = self._decode_fast(record) or self.row_of(self._parse(record))
             except DecodeError as error:
                 batch.bad.append((record, error))
@@ -249,6 +257,13 @@ class Decoder(EventDecoder[Row]):
             timestamp=event.timestamp,
             sent_at=event.sent_at,
         )
+
+
+def _control(value: bytes) -> Control:
+    try:
+        return decode_control(value)
+    except msgspec.DecodeError as error:
+        raise DecodeError("bad_control", str(error)) from None
 
 
 def _ahead(time_ms: int, received_ms: int) -> bool:

@@ -76,6 +76,8 @@ class Generation(BaseModel):
     Attributes:
         lanes: lane -> settings that the lane's keys depend on; others count nothing in this generation.
         targets: while it is being built, the offset that each ledger field must reach before readers see it.
+        erasures: offset in the erasures topic's partition of steps; erasures that began before it are known to this
+            generation, which leaves their events out from the start.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -87,6 +89,7 @@ class Generation(BaseModel):
     lanes: dict[str, dict[str, Any]] = {"popularity": {}}
     started_ms: int = 0
     targets: dict[str, int] = {}
+    erasures: int = 0
 
     def era(self, hour: int) -> int:
         """Return the trending era of an hour since 1970."""

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import RemoveAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from clickwell.errors import ClickwellError
 from clickwell.failpoints import Failpoints
@@ -147,13 +147,27 @@ def _merge(delta: DeltaTable, table: Table, day: date, group: Sequence[LiveFile]
     rows = rows.sort_by([(name, "ascending") for name in table.sort])
     add = files.write(delta, table, day, rows, prefix="compacted", data_change=False, blooms=True)
     failpoints.visit("before_compaction")
+    if not replace_files(delta, group, [add], data_change=False):
+        return False
+    failpoints.visit("after_compaction")
+    return True
+
+
+def replace_files(
+    delta: DeltaTable, group: Sequence[LiveFile], adds: Sequence[AddAction], *, data_change: bool
+) -> bool:
+    """Replace files by others in one commit; False, and the others are gone, when somebody else was faster.
+
+    Raises:
+        DeltaError, OSError: the storage fails.
+    """
+    paths = [add.path for add in adds]
     now_ms = time.time_ns() // 1_000_000
-    values: dict[str, str | None] = {DATE: day.isoformat()}
-    removes = [RemoveAction(file.path, False, now_ms, file.size, values) for file in group]  # data_change
+    removes = [RemoveAction(file.path, data_change, now_ms, file.size, {DATE: file.day.isoformat()}) for file in group]
     for _ in range(MAX_LOSSES):
         try:
             delta.create_write_transaction(
-                [*removes, add],
+                [*removes, *adds],
                 "append",
                 delta.schema(),
                 partition_by=[DATE],
@@ -163,16 +177,13 @@ def _merge(delta: DeltaTable, table: Table, day: date, group: Sequence[LiveFile]
         except CommitFailedError:
             delta.update_incremental()
             live = {file.path for file in live_files(delta)}
-            if add.path in live:
-                break
+            if adds and set(paths) <= live:
+                return True
             if not {file.path for file in group} <= live:
-                files.remove(delta, [add.path])
+                files.remove(delta, paths)
                 return False
         else:
             delta.update_incremental()
-            break
-    else:
-        files.remove(delta, [add.path])
-        return False
-    failpoints.visit("after_compaction")
-    return True
+            return True
+    files.remove(delta, paths)
+    return False

@@ -13,10 +13,15 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.dead_letters import DeadLetters, Source
+from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, TopicRecreatedError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
-from clickwell.schemas.decode import Record
+from clickwell.privacy import missing_key
+from clickwell.schemas.controls import Fence
+from clickwell.schemas.decode import Batch, Record
+from clickwell.schemas.erased import Erased
+from clickwell.schemas.marks import UnknownKeyError
 from clickwell.settings import Settings
 from clickwell.sinks.columns import COLUMNS, LogRecord, records_of
 from clickwell.sinks.commit import MovedError, Pending, TableWriter
@@ -43,6 +48,7 @@ class Stats:
 
     rows: int = 0
     repeats: int = 0
+    suppressed: int = 0
     bad: int = 0
     dead_letters: int = 0
     commits: int = 0
@@ -63,6 +69,7 @@ class Buffer:
     bad: list[tuple[LogRecord, DecodeError]] = field(default_factory=list)
     count: int = 0
     size: int = 0
+    urgent: bool = False
     since: float | None = None
 
 
@@ -96,6 +103,9 @@ class Lane(threading.Thread):
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-table")
         self._flight: Future[None] | None = None
         self._buffer = Buffer()
+        self._erasures = ErasureLog(settings, self._kafka)
+        # Whose events are left out, by partition; new with every placing.
+        self._erased: dict[int, Erased] = {}
         # Partitions given to this lane that must be looked up in the table before they are read.
         self._unplaced: list[int] | None = None
         self._next: dict[int, int] = {}
@@ -171,16 +181,29 @@ class Lane(threading.Thread):
 
     def _place(self, consumer: Consumer, partitions: list[int]) -> None:
         """Look up where the partitions stand and begin to read there."""
-        placed = self._patiently(consumer, lambda: self._offsets(partitions))
+        found = self._patiently(consumer, lambda: self._stand(partitions))
         # A rebalance meanwhile has given others.
-        if placed is None or self._unplaced is not partitions:
+        if found is None or self._unplaced is not partitions:
             return
+        placed, self._erased = found
         self._unplaced = None
         self._next = dict(placed)
         self._buffer = Buffer(expected=dict(placed), next=dict(placed))
         topic = self._table.topic.name
         consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in placed.items()])
         log.info("%s reads %s", self.name, ", ".join(f"{p} from {o}" for p, o in sorted(placed.items())) or "nothing")
+
+    def _stand(self, partitions: list[int]) -> tuple[dict[int, int], dict[int, Erased]]:
+        """Return for each partition the stored offset, and the erasures in force from there on."""
+        placed, topic = self._offsets(partitions), self._table.topic.name
+
+        def of(partition: int) -> Erased:
+            # Once retractions are written, the table holds nothing of the subjects, and nobody would look again.
+            return self._erasures.erased(
+                topic, self._topic_id, partition, placed[partition], lambda batch: batch.past("retracted")
+            )
+
+        return placed, {partition: of(partition) for partition in placed}
 
     def _offsets(self, partitions: list[int]) -> dict[int, int]:
         """Return the stored offset of each partition, after storing the first where there is none."""
@@ -214,17 +237,37 @@ class Lane(threading.Thread):
         records = self._in_order(records_of(messages))
         if not records:
             return
-        batch = self._columns.decoder.decode(records)
         buffer = self._buffer
-        if batch.rows:
-            buffer.rows.append(self._columns.of(batch, self._topic_id, time.time_ns() // 1_000_000))
-            buffer.ids.append(self._columns.ids(batch.rows))
-        buffer.bad += batch.bad  # type: ignore[arg-type]  # what goes in as LogRecord comes out as such
+        for batch in self._decode(records):
+            if batch.rows:
+                buffer.rows.append(self._columns.of(batch, self._topic_id, time.time_ns() // 1_000_000))
+                buffer.ids.append(self._columns.ids(batch.rows))
+            buffer.bad += batch.bad  # type: ignore[arg-type]  # what goes in as LogRecord comes out as such
+            # Somebody waits until all before a fence is in the table.
+            buffer.urgent |= any(isinstance(control, Fence) for _, control in batch.controls)
         buffer.count += len(records)
         buffer.size += sum(len(record.value) for record in records if record.value is not None)
         buffer.next.update((record.partition, record.offset + 1) for record in records)
         buffer.since = buffer.since or time.monotonic()
         self._next = dict(buffer.next)
+
+    def _decode(self, records: list[LogRecord]) -> list[Batch[Any]]:
+        """Decode records without what is erased."""
+        batch = self._columns.decoder.decode(records)
+        if all(erased.passes(batch) for erased in self._erased.values()):
+            return [batch]
+        by_partition: dict[int, list[LogRecord]] = {}
+        for record in records:
+            by_partition.setdefault(record.partition, []).append(record)
+        batches = []
+        try:
+            for partition, part in by_partition.items():
+                left, suppressed = self._erased[partition].apply(self._columns.decoder.decode(part))
+                self.stats.suppressed += suppressed
+                batches.append(left)
+        except UnknownKeyError as error:
+            raise missing_key(str(error)) from None
+        return batches
 
     def _in_order(self, records: list[LogRecord]) -> list[LogRecord]:
         """Leave out records that were read before, as after a seek."""
@@ -247,7 +290,7 @@ class Lane(threading.Thread):
         if not buffer.count:
             return False
         assert buffer.since is not None
-        return self._full() or time.monotonic() - buffer.since >= sink.flush_seconds
+        return self._full() or buffer.urgent or time.monotonic() - buffer.since >= sink.flush_seconds
 
     def _full(self) -> bool:
         return (

@@ -12,6 +12,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
+from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.decode_searches import SearchRow
 from clickwell.schemas.interactions import SIGNALS, Strength
@@ -102,6 +103,9 @@ class EngagementLane:
             self._add_searches(work, batch, done)
         else:
             self._add_interactions(work, batch, done)
+
+    def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
+        """Nothing: facts of several events are one, and name nobody; a rebuild counts them anew."""
 
     def finish(self, work: Work) -> None:
         """Nothing is left to do."""

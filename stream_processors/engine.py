@@ -16,10 +16,13 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from clickwell.dead_letters import DeadLetters, Source
-from clickwell.errors import ClickwellError, DecodeError, LayoutError, TopicRecreatedError
+from clickwell.errors import ClickwellError, DecodeError, LayoutError, SettingsError, TopicRecreatedError
+from clickwell.privacy import missing_key
 from clickwell.schemas.decode import Batch, Decoder, EventDecoder, Record
 from clickwell.schemas.decode_searches import SearchDecoder
+from clickwell.schemas.erased import Erased
 from clickwell.schemas.keys import SHARDS, ledger_field
+from clickwell.schemas.marks import Keys, UnknownKeyError
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.stream_processors.lane import Lane, Work
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
@@ -47,6 +50,8 @@ class Stats:
     Attributes:
         applied: events that all lanes have applied.
         counted, late, duplicates: of them, by lane, see `Work`.
+        suppressed: events of erased subjects that were left out.
+        retracted: events that were taken back.
     """
 
     applied: int = 0
@@ -54,6 +59,8 @@ class Stats:
     late: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=Counter)
     dead_letters: int = 0
+    suppressed: int = 0
+    retracted: int = 0
     rewinds: int = 0
 
 
@@ -72,6 +79,7 @@ class Part:
         all_at: when all shards were last moved, also those that the records did not touch.
         gap: the last (position, first offset) that did not fit; seen again after a seek, the log may have a hole.
         received_ms: broker's time of the last applied record.
+        erased: whose events are left out here.
     """
 
     topic: str
@@ -87,6 +95,7 @@ class Part:
     gap: tuple[int, int] | None = None
     progress_at: float = field(default_factory=time.monotonic)
     received_ms: int = 0
+    erased: Erased = field(default_factory=lambda: Erased(lambda: Keys({})))
 
     @property
     def tp(self) -> TP:
@@ -112,7 +121,7 @@ class Standing(Protocol):
     """Where a partition stands in the generation that is to be written; see `clickwell.stream_processors.resume`."""
 
     async def load(self, part: Part) -> dict[str, list[int]]:
-        """Set the part's generation and topic id, and return for each lane the next offset of each shard."""
+        """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard."""
         ...
 
     async def first_record(self, part: Part, offset: int) -> int:
@@ -192,6 +201,10 @@ class Engine:
             for bucket, run in self._runs(records):
                 if not await self._feed_run(part, epoch, bucket, run):
                     return
+        except UnknownKeyError as error:
+            self._fatal(missing_key(str(error)))
+        except SettingsError as error:
+            self._fatal(error)
         except Exception as error:  # noqa: BLE001  # whatever it is, only a reload is safe
             self.fail(tp, error)
 
@@ -246,11 +259,14 @@ class Engine:
         for bucket, run in groupby(records, lambda record: self._bucket(record.timestamp)):
             yield bucket, list(run)
 
-    def _decode(self, topic: str, records: Sequence[Record]) -> Iterator[Batch[Any]]:
-        """Decode a little at a time."""
-        decoder = self._decoders[topic]
+    def _decode(self, part: Part, records: Sequence[Record]) -> Iterator[Batch[Any]]:
+        """Decode a little at a time, without what is erased."""
+        decoder, erased = self._decoders[part.topic], part.erased
         for first in range(0, len(records), DECODED_AT_ONCE):
-            yield decoder.decode(records[first : first + DECODED_AT_ONCE])
+            batch, suppressed = erased.apply(decoder.decode(records[first : first + DECODED_AT_ONCE]))
+            self.stats.suppressed += suppressed
+            self.stats.retracted += len(batch.retractions)
+            yield batch
 
     async def _feed_run(self, part: Part, epoch: int, bucket: int, records: Sequence[Record]) -> bool:
         bad: list[tuple[Record, DecodeError]] = []
@@ -258,11 +274,14 @@ class Engine:
         works: dict[str, Work] = {lane.name: lane.begin(part.topic) for lane in lanes}
         ahead = {name: done for name, done in part.done.items() if max(done) > records[0].offset}
         rows = 0
-        for batch in self._decode(part.topic, records):
+        for batch in self._decode(part, records):
             bad += batch.bad
             rows += len(batch.rows)
-            for lane in lanes if batch.rows else ():
-                lane.add(works[lane.name], batch, ahead.get(lane.name))
+            for lane in lanes:
+                if batch.rows:
+                    lane.add(works[lane.name], batch, ahead.get(lane.name))
+                for offset, retraction in batch.retractions:
+                    lane.take_back(works[lane.name], offset, retraction, ahead.get(lane.name))
         for lane in lanes:
             lane.finish(works[lane.name])
         if bad and part.topic in self._dead_letter_topics:
@@ -378,7 +397,7 @@ class Engine:
                 part.done, part.all_at = done, 0.0
                 part.position, part.seeking_since = position, time.monotonic()
                 await self._seek({part.tp: position})
-            except (TopicRecreatedError, LayoutError) as error:
+            except (TopicRecreatedError, LayoutError, SettingsError) as error:
                 self._fatal(error)
                 return
             except Exception as error:  # noqa: BLE001  # a server that is away comes back; the watchdog ends the rest

@@ -23,9 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def new_generation(
-    settings: PopularitySettings, lanes: Mapping[str, Mapping[str, Any]], targets: Mapping[str, int]
+    settings: PopularitySettings, lanes: Mapping[str, Mapping[str, Any]], targets: Mapping[str, int], erasures: int = 0
 ) -> Generation:
-    """Return a generation that begins now and is complete when every ledger field has reached its target offset."""
+    """Return a generation that begins now and is complete when every ledger field has reached its target offset.
+
+    Args:
+        settings: what shapes it.
+        lanes: name -> shape.
+        targets: ledger field -> offset.
+        erasures: end of the erasures topic's steps, all of which are known to those who will count.
+    """
     now_ms = time.time_ns() // 1_000_000
     return Generation(
         # Seconds in base 36: short, because it stands in every key, and never used before.
@@ -36,6 +43,7 @@ def new_generation(
         lanes={name: dict(shape) for name, shape in lanes.items()},
         started_ms=now_ms,
         targets=dict(targets),
+        erasures=erasures,
     )
 
 
@@ -94,7 +102,7 @@ class Generations:
                 fix="set the old values again, or run `clickwell rebuild` with the new ones and restart all workers",
             )
 
-    async def begin(self, targets: Mapping[str, int]) -> Generation:
+    async def begin(self, targets: Mapping[str, int], erasures: int = 0) -> Generation:
         """Begin a new generation, or join the one that another worker has begun meanwhile.
 
         One that is being built without a lane of this process is given up for the new one.
@@ -102,7 +110,7 @@ class Generations:
         active = await self._client.get(ACTIVE)
         # Lanes that other workers run stay listed, or workers with different lanes would replace each other's for ever.
         others = Generation.model_validate_json(active).lanes if active else {}
-        fresh = new_generation(self._settings, {**others, **self._shapes}, targets)
+        fresh = new_generation(self._settings, {**others, **self._shapes}, targets, erasures)
         if await self._client.fcall("clickwell1_begin", 2, BUILDING, DISCARD, fresh.model_dump_json(), *self._shapes):
             log.warning("building generation %s of the counters from the log", fresh.name)
         generation, _ = await self.target()

@@ -13,6 +13,7 @@ import redis
 
 from clickwell.clock import MS_PER_DAY
 from clickwell.redis_client import redis_errors
+from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.keys import SHARDS, HashMap, history_key
 from clickwell.schemas.topics import INTERACTIONS
@@ -91,6 +92,9 @@ class HistoryLane:
                 elif times.get(document, 0) < at:
                     times[document] = at
             work.counted += 1
+
+    def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
+        """Nothing: the eraser removes a person's own entries."""
 
     def finish(self, work: Work) -> None:
         """Nothing is left to do."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch
 
 Arg = str | bytes | int | float
@@ -64,6 +65,17 @@ class Lane(Protocol[W]):
             work: begun for the topic of the rows; what it holds falls into one dedup bucket.
             batch: rows that follow those which were added before.
             done: next offset of each shard; rows below it are skipped. None when no shard is ahead.
+        """
+        ...
+
+    def take_back(self, work: W, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
+        """Subtract what one event of this partition counted, which was erased later.
+
+        Args:
+            work: as for `add`.
+            offset: of the retraction; shards whose next offset is greater have it.
+            retraction: what the event was, without its person.
+            done: as for `add`.
         """
         ...
 

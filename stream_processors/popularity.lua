@@ -3,7 +3,7 @@
 -- ARGV  6 cells of a ring   7 slot length in ms   8 slots after which a document expires   9 number of signals
 --      10 .. 9+signals: trending weight of each signal
 --       then groups: slot, era, factor, number of documents, counts, documents...
---       counts: for each document one little-endian u16 for each signal
+--       counts: for each document one little-endian u16 for each signal; a negative factor takes the group back
 
 local TRENDING_KEEPS = 1000 -- documents of one shard that stay in the trending list; trimmed when there are twice as many
 
@@ -88,7 +88,26 @@ local function count(key, value, slot, deltas, shape)
   end
 end
 
+-- Takes back what an event of `slot` has counted; a slot that the ring no longer has needs nothing, and a ring that
+-- has nothing left goes.
+local function uncount(key, value, slot, deltas, shape)
+  if not value then return end
+  local head = struct.unpack('<I4', value)
+  local last = head % 16777216
+  if slot > last or slot <= last - shape.cells then return end
+  local place, cell = places_of((head - last) / 16777216, shape.signals), 4 + (slot % shape.cells) * 4
+  for s = 1, shape.signals do
+    if deltas[s] > 0 and place[s] then
+      local at = cell + place[s] * shape.cells * 4
+      local left = math.max(struct.unpack('<I4', value, at + 1) - deltas[s], 0)
+      redis.call('SETRANGE', key, at, struct.pack('<I4', left))
+    end
+  end
+  if not string.find(redis.call('GET', key), '[^%z]', 5) then redis.call('UNLINK', key) end
+end
+
 local ERA_BEHIND = 2 ^ -256 -- an era is 256 half-lives long
+local RESIDUE = 1e-9        -- sums in another order differ by some 1e-16 of themselves
 
 -- The trending list of an era begins with the previous era's, scaled down by its length.
 local function open_era(prefix, era)
@@ -102,17 +121,23 @@ local function open_era(prefix, era)
   return key
 end
 
--- Adds `gains`, one for each of `documents`, to a trending list: two commands, however many there are.
+-- Adds `gains`, one for each of `documents`, to a trending list: few commands, however many there are. Nothing is left
+-- of a document that has lost all its gains.
 local function add_trending(key, documents, gains)
   for first = 1, #documents, BATCH do
     local last = math.min(first + BATCH - 1, #documents)
     local before = redis.call('ZMSCORE', key, unpack(documents, first, last))
-    local pairs_ = {}
+    local pairs_, gone = {}, {}
     for n = first, last do
       local score = (tonumber(before[n - first + 1] or 0)) + gains[n]
-      pairs_[#pairs_ + 1] = string.format('%.17g', score)
-      pairs_[#pairs_ + 1] = documents[n]
+      if score > RESIDUE * math.abs(gains[n]) then
+        pairs_[#pairs_ + 1] = string.format('%.17g', score)
+        pairs_[#pairs_ + 1] = documents[n]
+      else
+        gone[#gone + 1] = documents[n]
+      end
     end
+    if #gone > 0 then redis.call('ZREM', key, unpack(gone)) end
     for from = 1, #pairs_, BATCH do
       redis.call('ZADD', key, unpack(pairs_, from, math.min(from + BATCH - 1, #pairs_)))
     end
@@ -122,8 +147,8 @@ local function add_trending(key, documents, gains)
   end
 end
 
--- Counts one group: events of one hour, `packed` holding the counts of each document.
-local function add_group(prefix, documents, packed, slot, shape)
+-- Counts one group, or takes it back: events of one hour, `packed` holding the counts of each document.
+local function add_group(prefix, documents, packed, slot, shape, change)
   local format, size = shape.format, 2 * shape.signals
   local trending, gains = {}, {}
   for first = 1, #documents, BATCH do
@@ -133,7 +158,7 @@ local function add_group(prefix, documents, packed, slot, shape)
     for m = 1, #names do
       local n = first + m - 1
       local deltas = {struct.unpack(format, packed, size * (n - 1) + 1)}
-      count(names[m], values[m], slot, deltas, shape)
+      change(names[m], values[m], slot, deltas, shape)
       local gain = 0
       for s = 1, shape.signals do gain = gain + shape.weights[s] * deltas[s] end
       if gain > 0 then
@@ -162,7 +187,7 @@ register_lane('clickwell1_popularity', function(prefix, args)
     local slot, era, factor, many = tonumber(args[i]), tonumber(args[i + 1]), tonumber(args[i + 2]), tonumber(args[i + 3])
     local documents = {}
     for n = 1, many do documents[n] = args[i + 4 + n] end
-    local moving, gains = add_group(prefix, documents, args[i + 4], slot, shape)
+    local moving, gains = add_group(prefix, documents, args[i + 4], slot, shape, factor < 0 and uncount or count)
     if #moving > 0 then
       add_trending(open_era(prefix, era), moving, scaled(gains, factor))
       -- What comes late to an era belongs to the next one's list too, if that has begun with this one's already.

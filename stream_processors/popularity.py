@@ -7,7 +7,9 @@ from typing import Any
 import xxhash
 
 from clickwell.clock import MS_PER_HOUR
+from clickwell.schemas.controls import Retraction
 from clickwell.schemas.decode import Batch, Row
+from clickwell.schemas.interactions import signals_of
 from clickwell.schemas.keys import SHARDS, HashMap
 from clickwell.schemas.rings import ERA_HALF_LIVES, Layout
 from clickwell.schemas.topics import INTERACTIONS
@@ -25,11 +27,13 @@ class ShardWork:
             that a service which reuses one id for several documents loses none of them.
         origins: hour, document and packed counts of the event behind each id.
         counts: event hour -> document -> signal counts packed 16 bits each.
+        retracted: the same for events that are taken back.
     """
 
     ids: list[bytes] = field(default_factory=list)
     origins: list[tuple[int, str, int]] = field(default_factory=list)
     counts: dict[int, dict[str, int]] = field(default_factory=dict)
+    retracted: dict[int, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -118,6 +122,20 @@ class PopularityLane:
             counts[document] = counts.get(document, 0) + packed
             work.counted += 1
 
+    def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
+        """Subtract what an event counted; one that was late, or has no counter, counted nothing."""
+        document = retraction.feature_id
+        shard = self._hashes.of([document])[document] % SHARDS
+        types, long_view_ms = retraction.interaction_type, self._settings.long_view_ms
+        packed = self._pack(signals_of(types, retraction.duration_ms, long_view_ms=long_view_ms))
+        late = retraction.timestamp < self._oldest_ms(retraction.received_ms)
+        if not packed or late or (done is not None and offset < done[shard]):
+            return
+        counts = work.shards.setdefault(shard, ShardWork()).retracted.setdefault(
+            retraction.timestamp // MS_PER_HOUR, {}
+        )
+        counts[document] = counts.get(document, 0) + packed
+
     def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
         """Take the events behind the ids at these indices out of a shard's share: they were counted before."""
         share = work.shards[shard]
@@ -141,9 +159,11 @@ class PopularityLane:
             return [b"", *self._shape]
         args: list[Arg] = [b"".join(share.ids), *self._shape]
         size = self._packed_bytes
-        for hour, counts in share.counts.items():
+        # A negative factor makes the function subtract; what a chunk adds and takes back is added first.
+        groups = [(1, *group) for group in share.counts.items()] + [(-1, *group) for group in share.retracted.items()]
+        for sign, hour, counts in groups:
             era, within = divmod(hour, self._era_hours)
-            factor = 2.0 ** (within / self._settings.trending_half_life_hours)
+            factor = sign * 2.0 ** (within / self._settings.trending_half_life_hours)
             packed = b"".join([count.to_bytes(size, "little") for count in counts.values()])
             args += (hour * MS_PER_HOUR // self.layout.slot_ms, era, repr(factor), len(counts), packed, *counts)
         return args

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from redis.exceptions import RedisError as RedisClientError
 
+from clickwell.erasures import ErasureLog
 from clickwell.errors import DependencyError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
@@ -40,7 +41,9 @@ class Rebuild:
         ledger = Ledger(self._client, failpoints, timeout=timeout)
         generations = Generations(self._client, settings.popularity, lanes, failpoints)
         kafka, dedup_ms = KafkaLog(settings.kafka), settings.popularity.dedup_ms
-        self._resume = Resume(self._client, ledger, generations, kafka, lanes, dedup_ms=dedup_ms)
+        self._resume = Resume(
+            self._client, ledger, generations, kafka, lanes, ErasureLog(settings, kafka), dedup_ms=dedup_ms
+        )
 
     async def begin(self) -> Generation:
         """Begin a generation whose targets are the present ends of the log.

@@ -9,8 +9,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from clickwell.erasures import ErasureLog
 from clickwell.errors import KafkaError, TopicRecreatedError
 from clickwell.kafka import KafkaLog
+from clickwell.schemas.erased import Erased
 from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
 from clickwell.stream_processors.engine import Part
@@ -31,6 +33,7 @@ class Resume:
         generations: Generations,
         kafka: KafkaLog,
         lanes: Sequence[Lane[Any]],
+        erasures: ErasureLog,
         *,
         dedup_ms: int,
     ) -> None:
@@ -39,11 +42,12 @@ class Resume:
         self._generations = generations
         self._kafka = kafka
         self._lanes = lanes
+        self._erasures = erasures
         self._dedup_ms = dedup_ms
         self.lost = 0
 
     async def load(self, part: Part) -> dict[str, list[int]]:
-        """Set the part's generation and topic id, and return for each lane the next offset of each shard.
+        """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard.
 
         Shards that know nothing of the partition begin where the log that the lane needs begins.
 
@@ -73,7 +77,13 @@ class Resume:
         if least < earliest:
             done = {lane.name: await self._declare_loss(part, lane, done[lane.name], earliest) for lane in lanes}
             self.lost += earliest - least
+        part.erased = await asyncio.to_thread(self._erased, generation, part, max(least, earliest))
         return done
+
+    def _erased(self, generation: Generation, part: Part, position: int) -> Erased:
+        return self._erasures.erased(
+            part.topic, part.topic_id, part.partition, position, lambda batch: batch.place < generation.erasures
+        )
 
     async def _stored(self, generation: Generation, part: Part, lane: Lane[Any]) -> list[int]:
         """Return the next offset of each shard of one lane; those that are not known yet are opened."""
@@ -123,7 +133,8 @@ class Resume:
         """Begin a generation that is complete when it has reached the present ends of the log, or join another's."""
         # A server that has no generation may have lost its functions too.
         await self._ledger.install()
-        return await self._generations.begin(await self._targets())
+        erasures = await asyncio.to_thread(self._erasures.steps_end)
+        return await self._generations.begin(await self._targets(), erasures)
 
     async def _targets(self) -> dict[str, int]:
         """Return the present end of the log for each ledger field: what a new generation must reach."""

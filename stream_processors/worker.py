@@ -17,6 +17,7 @@ from redis.exceptions import RedisError as RedisClientError
 
 from clickwell.clock import MS_PER_DAY
 from clickwell.dead_letters import DeadLetters
+from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
@@ -62,7 +63,10 @@ class Worker:
         self.generations = Generations(self._client, settings.popularity, lanes, failpoints)
         self.kafka = KafkaLog(settings.kafka)
         self._dead_letters = DeadLetters(settings.kafka, self.kafka, failpoints)
-        self.resume = Resume(self._client, self.ledger, self.generations, self.kafka, lanes, dedup_ms=dedup_ms)
+        erasures = ErasureLog(settings, self.kafka)
+        self.resume = Resume(
+            self._client, self.ledger, self.generations, self.kafka, lanes, erasures, dedup_ms=dedup_ms
+        )
         self.app: ChunkApp = build_app(settings)
         self.engine = Engine(
             lanes,

@@ -6,6 +6,7 @@ No other module reads the environment.
 """
 
 import json
+import re
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -241,6 +242,33 @@ class BoostSettings(_Group):
     """Keep what was read for this long in the process; 0 asks Redis every time."""
 
 
+class PrivacySettings(_Group):
+    """How people are named, and how they are forgotten."""
+
+    keys: dict[str, SecretStr] = {}
+    """Secret keys of marks and pseudonyms as a JSON object, id to secret of 16 characters or more; the last is used for
+    new ones. The same on every host. Empty: one key is made and kept in `privacy-keys.json` of the data folder."""
+    pseudonyms: bool = False
+    """Emitters replace each user_id by a keyed pseudonym before it leaves the process."""
+    receipts: Path | None = None
+    """File of the receipts; `receipts.jsonl` in the data folder when absent. Keep it where it is backed up."""
+    grace_seconds: float = Field(default=3600.0, ge=0)
+    """How long after an erasure the files that it replaced stay in the lake for queries that still read them."""
+    poll_seconds: float = Field(default=0.25, gt=0, le=10)
+    """How often the eraser looks for requests."""
+    failpoint: str = ""
+    """For fault tests: `name:n` kills the eraser at the n-th visit of a named place in its code. Off when empty."""
+
+    @model_validator(mode="after")
+    def _good_keys(self) -> Self:
+        for name, secret in self.keys.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+                raise ValueError(f"keys: {name!r} is no id; use up to 32 letters, digits, - and _")
+            if len(secret.get_secret_value()) < 16:
+                raise ValueError(f"keys: the secret of {name} is shorter than 16 characters")
+        return self
+
+
 class ApiSettings(_Group):
     """How the HTTP API listens, and its limits."""
 
@@ -330,6 +358,7 @@ class Settings(BaseSettings):
     sink: SinkSettings = SinkSettings()
     emitter: EmitterSettings = EmitterSettings()
     boosts: BoostSettings = BoostSettings()
+    privacy: PrivacySettings = PrivacySettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()

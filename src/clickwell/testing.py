@@ -153,12 +153,13 @@ class MemoryLedger(Ledger):
         signals = int(effects[3])
         groups = iter(effects[4 + signals :])
         for slot in groups:
-            _era, _factor, documents, packed = (next(groups) for _ in range(4))
+            _era, factor, documents, packed = (next(groups) for _ in range(4))
+            sign = -1 if str(factor).startswith("-") else 1
             for gains in struct.iter_unpack(f"<{signals}H", _bytes(packed)):
                 document = str(next(groups))
                 for bit, gain in enumerate(gains):
                     if gain:
-                        self.state.counts[generation, lane, document, bit, int(slot)] += gain
+                        self.state.counts[generation, lane, document, bit, int(slot)] += sign * gain
             assert len(_bytes(packed)) == int(documents) * 2 * signals
 
     def _forget(self, generation: str, shard: int, lane: str) -> None:

@@ -2,7 +2,8 @@
 
 Everything around the engine is simulated: a log that grows and has holes, consumers that drop, repeat, reorder and
 delay, servers that fail before, during and after a call, a ledger that is rolled back or emptied, two workers that both
-believe a partition is theirs. Time is virtual, so that a run of minutes takes milliseconds, and it follows from a seed.
+believe a partition is theirs, and people who are erased meanwhile. Time is virtual, so that a run of minutes takes
+milliseconds, and it follows from a seed.
 """
 
 import asyncio
@@ -11,10 +12,16 @@ import random
 from collections import Counter
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from clickwell.clock import MS_PER_HOUR
+from clickwell.erasures import Batch, mark
+from clickwell.schemas.controls import PREFIX, Fence, Retraction
+from clickwell.schemas.erased import Erased
+from clickwell.schemas.erasure import Erasure
 from clickwell.schemas.interactions import MAX_AHEAD_MS
+from clickwell.schemas.marks import Keys
 from clickwell.schemas.rings import Generation, Layout
 from clickwell.settings import PopularitySettings
 from clickwell.stream_processors import engine as engine_module
@@ -38,12 +45,16 @@ class BroadLane(PopularityLane):
     def add(self, work, batch, done):
         super().add(work, batch, done and done[1:] + done[:1])
 
+    def take_back(self, work, offset, retraction, done):
+        super().take_back(work, offset, retraction, done and done[1:] + done[:1])
+
 
 SETTINGS = PopularitySettings()
 BROAD = PopularitySettings(signals=("skip", "view", "click"))
 LANES = [PopularityLane(SETTINGS), BroadLane(BROAD)]
 LAYOUT = Layout.of(SETTINGS)
 TOPIC = "interactions.v1"
+KEYS = Keys({"k1": b"0123456789abcdef"})
 PARTITIONS = 2
 TYPES = [("click",), ("click", "purchase"), ("skip",), ("add_to_cart",), ("view", "click")]
 # Drawn for each seed, so that some runs see one kind of fault only and others see all.
@@ -67,6 +78,10 @@ FAULTS = {
 }
 
 
+def is_control(record):
+    return record.value is not None and record.value.startswith(PREFIX)
+
+
 class BrokenError(Exception):
     """A fault of the simulation."""
 
@@ -86,6 +101,7 @@ class World:
         self.snapshots = [(LedgerState(), None)]
         self.generation = None
         self.named = 0
+        self.erasures = []
 
     def strikes(self, fault):
         return fault in self.faults and self.chance.random() < self.faults[fault]
@@ -120,26 +136,84 @@ class World:
         draw = self.chance.random()
         if draw < 0.03:
             return self.chance.choice([None, b"", b"{", b"[]", event("d", position=-1)])
-        if draw < 0.13 and log:
-            return self.chance.choice(log[-20:]).value
+        if draw < 0.13 and (events := [record.value for record in log[-20:] if not is_control(record)]):
+            return self.chance.choice(events)
         fields = {}
         if self.chance.random() < 0.8:
             fields["interaction_id"] = f"{partition}-{self.chance.randrange(10**9)}"
-        if self.chance.random() < 0.9:
+        if self.chance.random() < 0.5:
+            fields["user_id"] = f"u{self.chance.randrange(9)}"
+        if "user_id" in fields or self.chance.random() < 0.9:
             back = self.chance.choice([0, 100, MS_PER_HOUR, 30 * MS_PER_HOUR, 190 * MS_PER_HOUR, 210 * MS_PER_HOUR])
             fields["timestamp"] = self.clock.now_ms() - back
         if self.chance.random() < 0.3:
             fields["metadata"] = {"duration_ms": self.chance.choice([0, 29_999, 30_000])}
         return event(f"d{self.chance.randrange(12)}", *self.chance.choice(TYPES), **fields)
 
+    async def erase(self):
+        """Fence some users in every partition, then take back what of theirs was counted, with pauses between."""
+        now_ms, place = self.clock.now_ms(), len(self.erasures)
+        users = self.chance.sample([f"u{n}" for n in range(9)], 2)
+        subjects = tuple(mark(Erasure(erasure_id=user, user_id=user), now_ms, KEYS) for user in users)
+        batch = Batch(f"b{place}", place, "fencing", subjects)
+        self.erasures.append((batch, set(users), now_ms, {}))
+        fences = self.erasures[-1][-1]
+        for partition in self.chance.sample(range(PARTITIONS), PARTITIONS):
+            await asyncio.sleep(self.chance.choice([0, 0.01, 0.5]))
+            fences[partition] = self.append(partition, Fence(batch.name, subjects))
+        for partition, record, content, _ in list(self.counted(but=batch.name)):
+            if (batch.name, True) in self.erased_by(partition, record, content, content.get("timestamp")):
+                self.append(partition, self.retraction(batch.name, record, content))
+                await asyncio.sleep(self.chance.choice([0, 0, 0.01]))
+        batch.step = "retracted"
+
+    def append(self, partition, control):
+        offset = self.ends[partition]
+        self.log[partition].append(FakeRecord(offset, self.clock.now_ms(), msgspec.json.encode(control)))
+        self.ends[partition] += 1
+        return offset
+
+    def retraction(self, batch, record, content):
+        to_the_hour = [at // MS_PER_HOUR * MS_PER_HOUR for at in (record.timestamp, content["timestamp"])]
+        types, duration = tuple(content["interaction_type"]), content.get("metadata", {}).get("duration_ms")
+        return Retraction(batch, record.offset, *to_the_hour, content["feature_id"], types, duration)
+
+    def erased_by(self, partition, record, content, at):
+        """Yield the batches that take an event, and whether it lies before their fence."""
+        for batch, users, now_ms, fences in self.erasures:
+            if content.get("user_id") in users and at < now_ms:
+                yield batch.name, record.offset < fences.get(partition, record.offset + 1)
+
+    def erased(self, _topic, _topic_id, partition, position, known):
+        """Return the erasures in force at a position, as the erasures topic tells them."""
+        erased = Erased(lambda: KEYS, {batch.name for batch, *_ in self.erasures if known(batch)})
+        for batch, _, _, fences in self.erasures:
+            if partition in fences and (fences[partition] < position or batch.step == "retracted"):
+                erased.fence(batch.name, batch.subjects, fences[partition])
+            elif known(batch):
+                erased.fence(batch.name, batch.subjects, -1)
+        return erased
+
+    def steps_end(self):
+        return len(self.erasures)
+
     def records(self, partition, offset, most):
         return [record for record in self.log[partition] if record.offset >= offset][:most]
 
     def recount(self):
         """What the log says, and which records are bad."""
-        counts, bad, seen = Counter(), set(), {}
+        counts, bad = Counter(), set()
+        for *_, cells in self.counted(bad=bad):
+            counts.update(cells)
+        return counts, bad
+
+    def counted(self, bad=None, but=None):  # noqa: C901  # one documented rule after the other
+        """Yield the events that count, with their cells; `but` names a batch that has taken none yet."""
+        bad, seen = set() if bad is None else bad, {}
         for partition, log in enumerate(self.log):
-            for record in log:
+            for record in list(log):
+                if is_control(record):
+                    continue
                 try:
                     content = json.loads(record.value)
                     types, at = set(content["interaction_type"]), content.get("timestamp", record.timestamp)
@@ -150,7 +224,10 @@ class World:
                     continue
                 if "click" in types and content.get("metadata", {}).get("duration_ms", 0) >= SETTINGS.long_view_ms:
                     types.add("long_view")
-                slot, document = at // LAYOUT.slot_ms, content["feature_id"]
+                taken = dict(self.erased_by(partition, record, content, at))
+                if any(not (name == but and before) for name, before in taken.items()):
+                    continue
+                slot, document, cells = at // LAYOUT.slot_ms, content["feature_id"], []
                 if slot < record.timestamp // LAYOUT.slot_ms - LAYOUT.window:
                     continue
                 for lane in LANES:
@@ -163,8 +240,9 @@ class World:
                         if bucket - seen.get(key, -9) <= 1:
                             continue
                         seen[key] = bucket
-                    counts.update((lane.name, document, signals.index(signal), slot) for signal in types & set(signals))
-        return counts, bad
+                    cells += [(lane.name, document, signals.index(signal), slot) for signal in types & set(signals)]
+                if cells:
+                    yield partition, record, content, cells
 
     # What `Resume` asks of the broker, from a thread; and of Redis, beside the ledger.
 
@@ -188,12 +266,16 @@ class World:
         await self.network("load")
         return self.generation, False
 
-    async def begin(self, targets):
+    async def begin(self, _targets, erasures):
         await self.network("load")
         if self.generation is None:
             self.named += 1
             self.generation = Generation(
-                name=f"g{self.named}", layout=LAYOUT, half_life_hours=24, started_ms=self.clock.now_ms()
+                name=f"g{self.named}",
+                layout=LAYOUT,
+                half_life_hours=24,
+                started_ms=self.clock.now_ms(),
+                erasures=erasures,
             )
         return self.generation
 
@@ -246,7 +328,7 @@ class Worker:
         self.positions = {}
         self.queue = asyncio.Queue()
         self.late = []
-        resume = Resume(world, world.ledger, world, world, LANES, dedup_ms=SETTINGS.dedup_ms)
+        resume = Resume(world, world.ledger, world, world, LANES, world, dedup_ms=SETTINGS.dedup_ms)
         self.engine = Engine(
             LANES, world.ledger, resume, self, self.seek, self.fatal, dedup_ms=SETTINGS.dedup_ms, idle_seconds=2.0
         )
@@ -330,6 +412,7 @@ class Worker:
 
 async def troubles(world, workers):
     """Let the log grow and things go wrong for a while."""
+    erasing = None
     for _ in range(world.chance.randint(5, 25)):
         world.write()
         await asyncio.sleep(world.chance.choice([0, 0.01, 0.1, 0.5, 2.0, 6.0]))
@@ -342,6 +425,10 @@ async def troubles(world, workers):
             world.ledger.state, world.generation = LedgerState(), None
         if world.strikes("rebalance"):
             await rebalance(world, workers)
+        if world.chance.random() < 0.15 and (erasing is None or erasing.done()):
+            erasing = asyncio.create_task(world.erase())
+    if erasing:
+        await erasing
 
 
 async def rebalance(world, workers):

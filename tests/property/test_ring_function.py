@@ -135,6 +135,50 @@ def test_rings_equal_the_model(shard, calls):
     assert here.stored() == b"%d 1000" % len(calls)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(groups, min_size=1, max_size=5), st.data())
+def test_what_is_taken_back_leaves_no_trace(shard, calls, data):
+    """Counting some groups and taking them back equals never having counted them, slot by slot."""
+    here, model = shard(), Counter()
+    taken = [data.draw(st.booleans()) for _ in calls]
+    newest = {}
+    for n, call in enumerate(calls):
+        here.apply(n, n + 1, work_of(call))
+        for slot, each in call.items():
+            for document, gain in each.items():
+                newest[document] = max(slot, newest.get(document, 0))
+                if not taken[n]:
+                    model.update({(document, signal, slot): count for signal, count in gain.items()})
+    for n, call in enumerate(calls):
+        if taken[n]:
+            work = work_of(call)
+            here.apply(len(calls) + n, len(calls) + n + 1, ShardWork(retracted=work.counts))
+        else:
+            here.apply(len(calls) + n, len(calls) + n + 1)
+    for document, last in newest.items():
+        value = here.run(here.client.get(here.key(f"c:{document}")))
+        found = set(slots_of(value, LAYOUT, (last - 1) * LAYOUT.slot_ms)) if value else set()
+        assert found == {
+            (signal, slot, count)
+            for (of, signal, slot), count in model.items()
+            if of == document and slot > last - LAYOUT.cells
+        }
+    if all(taken):
+        assert not [key for key in here.dump() if b":c:" in key]
+
+
+def test_a_document_that_lost_all_leaves_the_trend(shard):
+    """What was taken back weighs nothing any more; a document without gains is in no list."""
+    here, click = shard(), {"click": 3}
+    here.apply(0, 1, work_of({SLOT: {"a": click, "b": click}}))
+    here.apply(1, 2, ShardWork(retracted=work_of({SLOT: {"a": click, "b": {"click": 1}}}).counts))
+    (key,) = [key for key in here.dump() if b":t:" in key]
+    scores = here.run(here.client.zrange(key, 0, -1, withscores=True))
+    assert [name for name, _ in scores] == [b"b"]
+    here.apply(2, 3, ShardWork(retracted=work_of({SLOT: {"b": {"click": 2}}}).counts))
+    assert not [key for key in here.dump() if b":t:" in key or b":c:" in key]
+
+
 @settings(max_examples=60, deadline=None)
 @given(groups, groups, st.integers(0, 30), st.integers(0, 30), st.lists(st.integers(0, 99), max_size=3, unique=True))
 def test_a_call_that_expects_another_offset_changes_nothing(shard, first, second, expected, following, ids):

@@ -19,6 +19,7 @@ from clickwell.cli import (
     operate,
     output,
     people,
+    privacy,
     read,
     run,
     send,
@@ -41,7 +42,23 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, demo, send, read, operate, lake, api, keys, people, insights, learn, dead_letters, train, windows):
+for _module in (
+    run,
+    demo,
+    send,
+    read,
+    operate,
+    lake,
+    api,
+    keys,
+    people,
+    insights,
+    learn,
+    dead_letters,
+    privacy,
+    train,
+    windows,
+):
     _module.register(app)
 
 

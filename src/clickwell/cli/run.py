@@ -43,7 +43,9 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; `down` stops it.")] = False,
-    only: Annotated[str, typer.Option(metavar="PARTS", help="Run these parts only.")] = "kafka,redis,worker,sink,api",
+    only: Annotated[
+        str, typer.Option(metavar="PARTS", help="Run these parts only.")
+    ] = "kafka,redis,worker,sink,eraser,api",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 1,
     kafka_port: PortOption = None,
     redis_port: PortOption = None,

@@ -1,0 +1,296 @@
+"""The eraser: carries out every request of the erasures topic once, wherever it was broken off before.
+
+Requests that wait are put into a batch; one batch is carried out at a time. Each step is written into the log when it
+is done, and each may be begun again: the log says which fences and retractions are there, a file without erased rows is
+not rewritten, what Redis no longer holds is not removed, and a receipt is written once.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import redis
+
+from clickwell.analytics.fences import FENCED, LogWriter, TakenOverError
+from clickwell.analytics.histories import forget
+from clickwell.analytics.receipts import Receipts
+from clickwell.clock import MS_PER_DAY
+from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
+from clickwell.errors import ClickwellError, DependencyError
+from clickwell.failpoints import Failpoints
+from clickwell.kafka import KafkaLog
+from clickwell.privacy import load_keys
+from clickwell.redis_client import active_generation, connect, redis_errors
+from clickwell.schemas.controls import Subject
+from clickwell.schemas.erased import Subjects
+from clickwell.schemas.keys import BUILDING, SHARDS, ledger_field, ledger_key
+from clickwell.schemas.topics import INTERACTIONS
+from clickwell.schemas.wire import new_id
+from clickwell.settings import Settings
+from clickwell.sinks import erase
+from clickwell.sinks.standing import exists, wait_written
+from clickwell.sinks.table import TABLES
+
+log = logging.getLogger(__name__)
+
+# A fence names every subject of its batch in one record.
+MOST_SUBJECTS = 1000
+# How long one attempt waits for the sinks before it says so, looks whether it is to stop, and waits on.
+PATIENCE_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+
+
+class StoppedError(Exception):
+    """The eraser was told to stop; the next one goes on."""
+
+
+class Eraser:
+    """One eraser; the last one that was started is the only one that works.
+
+    Args:
+        settings: everything.
+        stopping: set to end it.
+
+    Raises:
+        KafkaError: the broker is away.
+        SettingsError: the keys cannot be used.
+    """
+
+    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._keys = load_keys(settings, create=True)
+        self._kafka = KafkaLog(settings.kafka)
+        self._log = ErasureLog(settings, self._kafka)
+        self._receipts = Receipts(settings)
+        self._failpoints = Failpoints(settings.privacy.failpoint)
+        self._writer = LogWriter(settings, self._kafka, self._log, self._failpoints)
+        self._hidden: list[dict[str, Any]] | None = None
+
+    def run(self) -> None:
+        """Work until told to stop, or until another eraser has taken over."""
+        hider = threading.Thread(target=self._hide_for_ever, name="hider", daemon=True)
+        hider.start()
+        while not self._stopping.is_set():
+            try:
+                if not self.step():
+                    self._stopping.wait(self._settings.privacy.poll_seconds)
+            except TakenOverError:
+                log.warning("another eraser has taken over; this one ends")
+                self._stopping.set()
+            except StoppedError:
+                break
+            except DependencyError as error:
+                log.warning("the eraser waits: %s%s", error.message, f": {error.why}" if error.why else "")
+                self._stopping.wait(RETRY_SECONDS)
+        hider.join(5)
+
+    def step(self) -> bool:
+        """Carry out one batch; False when there is nothing to do.
+
+        Raises:
+            DependencyError: Kafka, Redis or the lake is away; call again.
+            TakenOverError: another eraser works now.
+            StoppedError: told to stop while waiting.
+        """
+        self._log.catch_up()
+        unfinished = [batch for batch in self._log.batches.values() if not batch.past("done")]
+        if unfinished:
+            self._carry_on(unfinished[0])
+            return True
+        self._clean_up()
+        waiting = self._waiting()[:MOST_SUBJECTS]
+        if not waiting:
+            return False
+        subjects = tuple(mark(request.erasure, request.received_ms, self._keys) for request in waiting)
+        self._writer.begin(Step("fencing", new_id(), subjects))
+        return True
+
+    def _waiting(self) -> list[Request]:
+        """Return requests that are in no batch, and have no receipt from a time that the log no longer has."""
+        begun = {subject.erasure_id for batch in self._log.batches.values() for subject in batch.subjects}
+        new = [request for name, request in self._log.requests.items() if name not in begun]
+        if new:
+            done = {receipt["erasure_id"] for receipt in self._receipts.read()}
+            new = [request for request in new if request.erasure.erasure_id not in done]
+        return sorted(new, key=lambda request: request.received_ms)
+
+    def _carry_on(self, batch: Batch) -> None:
+        if not batch.past("fenced"):
+            fences = self._writer.fence(batch)
+            self._writer.step(Step("fenced", batch.name, fences=fences))
+            batch.fences = fences
+        subjects = Subjects(lambda: self._keys)
+        subjects.add(batch.subjects)
+        tables = [table for table in TABLES if exists(self._settings, table)]
+        if not batch.past("retracted"):
+            self._wait_for_sinks(batch)
+            found = (
+                rows
+                for table in tables[:1]
+                if table.topic == INTERACTIONS
+                for _, rows in erase.find(self._settings, table, subjects)
+            )
+            batch.retracted = self._writer.retract(batch, found)
+            self._writer.step(Step("retracted", batch.name, retracted=batch.retracted))
+        erased = {table.name: erase.rewrite(self._settings, table, subjects, self._failpoints) for table in tables}
+        if not batch.past("rewritten"):
+            files = {name: each.files for name, each in erased.items()}
+            self._writer.step(Step("rewritten", batch.name, files=files))
+            batch.files = files
+        self._wait_for_workers(batch.retracted)
+        with connect(self._settings) as client:
+            histories = forget(client, self._people(batch))
+        self._failpoints.visit("before_receipt")
+        last = self._receipts.add(self._receipt(batch, subject, erased, histories) for subject in batch.subjects)
+        self._failpoints.visit("after_receipt")
+        everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
+        self._writer.step(Step("done", batch.name, place=batch.place, receipt=last, **everything))
+        log.info("batch %s is done: %d erasures", batch.name, len(batch.subjects))
+
+    def _people(self, batch: Batch) -> dict[str, list[Subject]]:
+        """Return every name of the users of a batch, as far as the log still has the requests."""
+        people: dict[str, list[Subject]] = {}
+        for subject in batch.subjects:
+            request = self._log.requests.get(subject.erasure_id)
+            if subject.kind == "user_id" and request:
+                for name in self._keys.names(request.erasure.subject[1]):
+                    people.setdefault(name, []).append(subject)
+        return people
+
+    def _receipt(
+        self, batch: Batch, subject: Subject, erased: dict[str, erase.Erased], histories: Counter[str]
+    ) -> dict[str, Any]:
+        request = self._log.requests.get(subject.erasure_id)
+        now_ms = time.time_ns() // 1_000_000
+        days = self._settings.kafka.retention_days
+        return {
+            "event": "erased",
+            "erasure_id": subject.erasure_id,
+            "at_ms": now_ms,
+            "requested_ms": subject.requested_ms,
+            "requester": request.erasure.requester if request else "",
+            "reason": request.erasure.reason if request else "",
+            "subject": {"kind": subject.kind, "key": subject.key, "mark": subject.marks[0], "marks": subject.marks},
+            "range": {"from": subject.since, "to": subject.until},
+            "batch": batch.name,
+            "stores": {
+                "lake": {
+                    name: {
+                        "rows_erased": each.rows[subject.erasure_id],
+                        "rows_left": 0,
+                        "old_files": len(each.files),
+                        "old_files_gone_by_ms": now_ms + int(self._settings.privacy.grace_seconds * 1000),
+                    }
+                    for name, each in erased.items()
+                },
+                "histories": {"entries_erased": histories[subject.erasure_id]},
+                "counters": "taken back by retractions in the slots of the events",
+                "kafka": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
+                "dead_letters": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
+            },
+        }
+
+    def _wait_for_sinks(self, batch: Batch) -> None:
+        """Wait until the lake holds all that lies before the fences."""
+        targets = {topic: {part: at + 1 for part, at in batch.fences[topic].items()} for topic in FENCED}
+        self._wait(lambda: bool(wait_written(self._settings, targets, PATIENCE_SECONDS) or True))
+
+    def _wait_for_workers(self, reached: Offsets) -> None:
+        """Wait until readers see counters that have passed every retraction."""
+        self._wait(lambda: self._passed(reached))
+
+    def _passed(self, reached: Offsets) -> bool:
+        with connect(self._settings) as client:
+            generation = active_generation(client)
+            with redis_errors():
+                building = client.exists(BUILDING)
+                if building or generation is None:
+                    # Nothing is counted yet, and whoever begins knows of this erasure.
+                    return not building
+                fields = _fields(client, generation.name)
+        topic_id, _ = self._kafka.describe(INTERACTIONS.name)
+        lanes = {field.split("/")[0] for field, _ in fields}
+        wanted = {
+            ledger_field(lane, topic_id, part): at for lane in lanes for part, at in reached[INTERACTIONS.name].items()
+        }
+        return all(offset >= wanted.get(field, 0) for field, offset in fields)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        while True:
+            if self._stopping.is_set():
+                raise StoppedError
+            try:
+                if condition():
+                    return
+            except DependencyError as error:
+                log.warning("the eraser waits: %s%s", error.message, f": {error.why}" if error.why else "")
+            self._stopping.wait(self._settings.privacy.poll_seconds)
+
+    def _clean_up(self) -> None:
+        """Remove files that an erasure replaced, after their grace; write steps again that retention would take."""
+        now_ms = time.time_ns() // 1_000_000
+        for batch in self._log.batches.values():
+            if batch.files and now_ms - batch.at_ms > self._settings.privacy.grace_seconds * 1000:
+                for table in TABLES:
+                    if batch.files.get(table.name):
+                        erase.remove(self._settings, table, batch.files[table.name])
+                self._receipts.add(
+                    {"event": "files_gone", "erasure_id": subject.erasure_id, "at_ms": now_ms, "batch": batch.name}
+                    for subject in batch.subjects
+                )
+                batch.files = {}
+                self._write_again(batch)
+            elif now_ms - batch.written_ms > self._settings.kafka.retention_days * MS_PER_DAY / 2:
+                self._write_again(batch)
+
+    def _write_again(self, batch: Batch) -> None:
+        everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
+        self._writer.step(Step("done", batch.name, place=batch.place, **everything))
+        batch.written_ms = time.time_ns() // 1_000_000
+
+    def _hide_for_ever(self) -> None:
+        """Tell readers of the lake what to leave out until it is erased; beside the work, which may wait for long."""
+        while not self._stopping.is_set():
+            try:
+                self._log.catch_up()
+                self._hide()
+            except ClickwellError as error:
+                log.warning("erased events cannot be hidden: %s", error.message)
+            self._stopping.wait(self._settings.privacy.poll_seconds)
+
+    def _hide(self) -> None:
+        batches = self._log.batches.values()
+        done = {each.erasure_id for batch in batches if batch.past("rewritten") for each in batch.subjects}
+        pending = [request for name, request in list(self._log.requests.items()) if name not in done]
+        if pending:
+            receipts = {receipt["erasure_id"] for receipt in self._receipts.read()}
+            pending = [request for request in pending if request.erasure.erasure_id not in receipts]
+        wanted = [
+            {"kind": kind, "value": name, "since": request.erasure.since, "until": request.erasure.until}
+            for request in pending
+            for kind, value in [request.erasure.subject]
+            for name in (self._keys.names(value) if kind == "user_id" else [value])
+        ]
+        if wanted == self._hidden:
+            return
+        for table in TABLES:
+            if exists(self._settings, table):
+                erase.hide(self._settings, table, wanted)
+        self._hidden = wanted
+
+
+def _fields(client: redis.Redis, generation: str) -> list[tuple[str, int]]:
+    """Return every ledger field of every shard, with its offset."""
+    pipe = client.pipeline(transaction=False)
+    for shard in range(SHARDS):
+        pipe.hgetall(ledger_key(shard, generation))
+    return [
+        (field.decode(), int(value.split()[0]))
+        for ledger in cast("list[dict[bytes, bytes]]", pipe.execute())
+        for field, value in ledger.items()
+        if b"/" in field
+    ]
