@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,21 @@ def test_the_command_loads_and_names_bad_lines(tmp_path: Path, clickwell) -> Non
     assert clickwell("lake", "files", "--table", "none", "--data", tmp_path / "data").returncode == 2
     assert clickwell("lake", "files", "--since", "yesterday", "--data", tmp_path / "data").returncode == 2
     assert clickwell("lake", "files", "--data", tmp_path / "empty").returncode == 4
+
+
+def test_a_log_without_dates_ends_now(tmp_path: Path, clickwell) -> None:
+    """A session log that only knows times of its own is shifted so that its last event is now, and told by how much."""
+    lines = [
+        {"search_id": f"x{t_ms}", "query_id": "1", "docs": ["a", "b"], "clicks": [{"doc": "b", "pos": 1}], "t_ms": t_ms}
+        for t_ms in (0, 60_000)
+    ]
+    file = tmp_path / "sessions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before_ms = time.time_ns() // 1_000_000
+    loaded = clickwell("lake", "load", file, "--format", "sessions", "--data", tmp_path / "data", "--json")
+    assert loaded.returncode == 0, loaded.stderr
+    assert json.loads(loaded.stdout)["shift_ms"] >= before_ms - 120_000
+    sql = "select epoch_ms(max(timestamp)) as last, epoch_ms(min(timestamp)) as first from searches"
+    found = json.loads(clickwell("lake", "sql", sql, "--data", tmp_path / "data", "--json").stdout)["rows"][0]
+    assert found["last"] - found["first"] == 60_000
+    assert abs(found["last"] - before_ms) < 60_000

@@ -17,6 +17,7 @@ from clickwell.cli.send import (
     FileFormat,
     FirstPositionOption,
     FormatOption,
+    RebaseOption,
     RetrieverOption,
     tell_rejects,
 )
@@ -214,6 +215,7 @@ def load(
     format_: FormatOption = FileFormat.NATIVE,
     retriever: RetrieverOption = "default",
     first_position: FirstPositionOption = 1,
+    rebase_time: RebaseOption = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="Through Kafka, so that they are counted too, and wait for the lake.")
     ] = False,
@@ -223,7 +225,7 @@ def load(
     """Write the events of files into the lake, past Kafka and the counters; a load that broke off can be repeated."""
     if publish:
         through = partial(send.publish, sources, format_=format_, retriever=retriever, first_position=first_position)
-        through(wait=True, data=data, json=json)
+        through(rebase_time=rebase_time, wait=True, data=data, json=json)
         return
     from clickwell.producers import publish as publishing
     from clickwell.producers.files import Lines
@@ -233,13 +235,12 @@ def load(
     form = publishing.Form(format_.value, retriever, settings.popularity.long_view_ms, first_position)
     with Lines(sources, twice=True) as lines:
         content = hashlib.blake2b(repr(form).encode(), digest_size=12)
-        total = 0
         for line in lines:
             content.update(line.content)
-            total += 1
+        total, shift_ms = send.survey_times(lines, form, rebase_time=rebase_time)
         loader = Loader(settings, content.hexdigest())
         with output.Progress("loading", total) as bar:
-            result = publishing.publish(lines, loader, form, advance=bar.advance)
+            result = publishing.publish(lines, loader, form, shift_ms=shift_ms, advance=bar.advance)
     stats = loader.stats
     new = sum(one.acked - one.before - one.repeats for one in stats.values())
     before, repeats = (sum(getattr(one, name) for one in stats.values()) for name in ("before", "repeats"))
@@ -247,7 +248,7 @@ def load(
     tell_rejects(result)
     if json:
         left_out = {"rejected": result.rejected.total(), "rejects": result.rejects}
-        output.emit({"loaded": stats, **left_out, "not_applicable": result.not_applicable})
+        output.emit({"loaded": stats, "shift_ms": shift_ms, **left_out, "not_applicable": result.not_applicable})
     if result.rejected:
         raise typer.Exit(PARTLY_DONE)
 

@@ -48,6 +48,7 @@ RetrieverOption = Annotated[str, typer.Option(help="retriever_id of session logs
 FirstPositionOption = Annotated[
     int, typer.Option("--first-position", min=0, max=1, help="The ordinal of the uppermost result in UBI.")
 ]
+RebaseOption = Annotated[bool, typer.Option("--rebase-time", help="Shift event times so that the last is now.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -71,9 +72,7 @@ def publish(
     format_: FormatOption = FileFormat.NATIVE,
     retriever: RetrieverOption = "default",
     first_position: FirstPositionOption = 1,
-    rebase_time: Annotated[
-        bool, typer.Option("--rebase-time", help="Shift event times so that the last is now.")
-    ] = False,
+    rebase_time: RebaseOption = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when workers and sink are done.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that --wait waits at most.")] = 600.0,
     data: DataOption = None,
@@ -90,7 +89,7 @@ def publish(
     # Only a look at all of it tells whether a session log has times of the calendar, and which is the last.
     look_first = rebase_time or format_ is FileFormat.SESSIONS
     with Lines(files, twice=look_first) as lines:
-        total, shift_ms = _survey(lines, form, rebase_time=rebase_time) if look_first else (None, 0)
+        total, shift_ms = survey_times(lines, form, rebase_time=rebase_time) if look_first else (None, 0)
         ensure_topics(settings)
         with (
             Emitter(publishing.patient(settings), source="publish") as emitter,
@@ -114,8 +113,8 @@ def publish(
         raise typer.Exit(PARTLY_DONE)
 
 
-def _survey(lines: Any, form: "Form", *, rebase_time: bool) -> tuple[int, int]:
-    """Return how many lines there are, and the shift of their times in ms."""
+def survey_times(lines: Any, form: "Form", *, rebase_time: bool) -> tuple[int, int]:
+    """Return how many lines there are, and the shift of their times in ms: none, unless asked for or undated."""
     from clickwell.producers.publish import survey
 
     with output.Progress("reading times", None) as bar:
