@@ -185,14 +185,16 @@ class Stack:
                 self._start_redis()
             if {"kafka", "worker", "sink", "eraser", "api"} & set(self._parts):
                 self._make_topics()
-            # Both take seconds to join their groups, so they do it at the same time.
+            # All of them take seconds to import and to join their groups, so they do it at the same time.
             if "sink" in self._parts:
                 self._start_keeper("sink", "deltalake", "no lake is written: install 'clickwell[sink]'")
             if "eraser" in self._parts:
                 self._start_keeper("eraser", "duckdb", "nobody can be erased: install 'clickwell[analytics]'")
-            if "api" in self._parts:
-                self._start_api()
-            self._start_workers()
+            began = time.monotonic()
+            api, workers = self._spawn_api(), self._spawn_workers()
+            if api:
+                self._wait_for_api(api, began)
+            self._wait_for_workers(workers, began)
             self._write(ready=True)
         except BaseException:
             self.stop()
@@ -262,18 +264,20 @@ class Stack:
         created = sum(state == "created" for state in outcome.values())
         self._done(_phase("topics", f"{len(outcome)}, {created} new", began))
 
-    def _start_workers(self) -> None:
-        began, began_ms = time.monotonic(), SystemClock().now_ms()
+    def _spawn_workers(self) -> list[Worker]:
         workers = [Worker(self.data, number + 1) for number in range(self._workers)]
         for worker in workers:
             worker.spawn()
             self._wards.append(_Ward(worker))
             self._components.append(Component(name=worker.name))
         self._write()
+        return workers
+
+    def _wait_for_workers(self, workers: list[Worker], began: float) -> None:
         settings, deadline = self.settings, began + _WORKER_READY
         while workers:
             ids = {worker.instance_id for worker in workers}
-            reports = [r for r in worker_reports(settings) if r.id in ids and r.at_ms >= began_ms]
+            reports = [r for r in worker_reports(settings) if r.id in ids and r.at_ms >= self._started_ms]
             # With more workers than partitions some have nothing to do, so the lag of one shows that the group works.
             if len(reports) == len(ids) and any(report.lag for report in reports):
                 break
@@ -295,16 +299,20 @@ class Stack:
         self._write()
         self._done(f"{name:<13}  {lake}")
 
-    def _start_api(self) -> None:
+    def _spawn_api(self) -> Api | None:
+        if "api" not in self._parts:
+            return None
         if find_spec("uvicorn") is None or find_spec("duckdb") is None:
             self._warn("no HTTP API is served: install 'clickwell[api]', or leave out `api`")
-            return
-        began = time.monotonic()
+            return None
         api = Api(self.data, self._port("api", self.settings.api.port))
         api.spawn()
         self._wards.append(_Ward(api))
         self._components.append(Component(name=api.name, address=api.address))
         self._write()
+        return api
+
+    def _wait_for_api(self, api: Api, began: float) -> None:
         while not listens(api.port):
             if api.exit_code is not None or time.monotonic() - began > _API_READY:
                 raise StackError("the API does not start", why=api.last_words(), fix=f"read {api.log}")
