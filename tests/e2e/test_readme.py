@@ -40,7 +40,7 @@ def test_python_of_the_readme_runs_as_it_stands(snippet, kafka, redis_server):
 def test_commands_of_the_readme_exist():
     """Every `clickwell ...` of the README names a command and options that the command line knows."""
     prose = re.sub(r"```python\n.*?```", "", TEXT, flags=re.DOTALL)
-    found = re.findall(r"\bclickwell ([a-z]+)((?:(?!clickwell)[^`\n])*)", prose)
+    found = re.findall(r"\bclickwell ([a-z][a-z-]+)((?:(?!clickwell)[^`\n])*)", prose)
     assert {"up", "worker", "boost", "top", "counts", "publish", "status", "rebuild"} <= {name for name, _ in found}
     for command, rest in found:
         done = subprocess.run(
