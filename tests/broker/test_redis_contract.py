@@ -105,5 +105,5 @@ def test_the_pointer_is_what_workers_write():
     """The page's JSON has the fields that the workers' has, those for workers only left out."""
     written = json.loads(GENERATION.model_dump_json())
     shown = json.loads(re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)[1])
-    assert written == shown | {"started_ms": 0, "targets": {}}
+    assert written == shown | {"started_ms": 0, "targets": {}, "erasures": 0}
     assert shown["layout"]["slot_ms"] == 6 * MS_PER_HOUR

@@ -81,13 +81,13 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
         assert status.returncode == 0
         seen = json.loads(status.stdout)
         assert seen["state"] == "up"
-        assert [part["up"] for part in seen["components"]] == [True] * 5
-        assert [worker["pid"] for worker in seen["workers"]] == [told["components"][4]["pid"]]
+        assert [part["up"] for part in seen["components"]] == [True] * 6
+        assert [worker["pid"] for worker in seen["workers"]] == [told["components"][-1]["pid"]]
         assert seen["lag"]["popularity"] == 0
         assert seen["lag"].keys() <= {*settings.worker.lanes, "lake/interactions", "lake/searches"}
         assert "kafka\tup" in clickwell("status", "--data", tmp_path).stdout
 
-        worker = told["components"][4]["pid"]
+        worker = told["components"][-1]["pid"]
         os.kill(worker, signal.SIGKILL)
         restarted = wait_for(lambda: _pid_of("worker-1", tmp_path, other_than=worker))
         pids.append(restarted)
