@@ -51,7 +51,7 @@ def test_topic_is_recreated(stack: Stack, worker_is: str) -> None:
         (worker,) = stack.work()
     worker.resume()
     assert worker.ended(30) == 4
-    assert said(worker, "interactions.v1 was deleted and created again")
+    assert said(worker, "was deleted and created again: now interactions.v1 is")
     assert said(worker, "run `clickwell rebuild`")
     assert "Traceback" not in worker.output()
 
