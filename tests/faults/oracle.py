@@ -108,6 +108,10 @@ def read_rings(client: redis.Redis, generation: str, now_ms: int) -> Counts:
     return _visible(counts, newest, now_ms)
 
 
+# Events that are older than this when they are received are in no window.
+WINDOW_DAYS = 90
+
+
 def recount_windows(records: Iterable[LogRecord]) -> dict[tuple[str, int], list[int]]:
     """Return exposures, clicks, skips and conversions by document and day; here each event is a search of its own."""
     kinds = {"click": 1, "skip": 2, "purchase": 3, "add_to_cart": 3}
@@ -121,6 +125,8 @@ def recount_windows(records: Iterable[LogRecord]) -> dict[tuple[str, int], list[
             continue
         name = event.get("interaction_id", (record.partition, record.offset))
         at = event.get("timestamp", record.received_ms)
+        if at // DAY_MS < record.received_ms // DAY_MS - WINDOW_DAYS:
+            continue
         facts[name] = event["feature_id"], min(at, facts.get(name, ("", at))[1]), told
     windows: dict[tuple[str, int], list[int]] = {}
     for document, at, told in facts.values():
