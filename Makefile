@@ -43,9 +43,9 @@ demo: setup ## Start a real Kafka and Valkey, send traffic, show a list before a
 	$(BIN)/clickwell demo
 
 # The longest come last; each says on its own line which bar it missed.
-BENCHMARKS := sink freshness boost_reads lake_reads run
+BENCHMARKS := sink freshness boost_reads exclusion pairs lake_reads api run
 
-bench: setup ## Measure throughput, latency and memory on this machine, about 20 minutes
+bench: setup ## Measure throughput, latency and memory on this machine, about half an hour
 	@missed=0; for one in $(BENCHMARKS); do \
 	  echo "== benchmarks/$$one.py"; $(BIN)/python benchmarks/$$one.py || missed=$$?; \
 	done; exit $$missed

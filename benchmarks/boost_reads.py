@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import redis
 import traffic
-from entries import Contestant, Worker, write_addresses
+from entries import POPULARITY, Contestant, write_addresses
 from freshness import SEED, flowing, wait_for_worker
 from report import RESULTS, forget_settings, save, told
 
@@ -69,7 +69,7 @@ def reads(rate: int, seconds: float) -> Iterator[dict[str, Any]]:
         with KafkaServer(folder) as kafka, ValkeyServer(folder) as valkey:
             settings = write_addresses(folder, kafka.address, valkey.url)
             ensure_topics(settings)
-            worker = Contestant("worker", folder, Worker().command(folder, settings, 0))
+            worker = Contestant("worker", folder, POPULARITY.command(folder, settings, 0))
             worker.spawn()
             try:
                 with Emitter(settings) as emitter, BoostReader(settings) as reader:

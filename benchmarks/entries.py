@@ -147,9 +147,11 @@ class Peer:
         return found
 
 
+POPULARITY = Worker("clickwell", "clickwell, popularity", ("popularity",))
+
 ENTRIES: tuple[Entry, ...] = (
     Peer("limit", "limit: fetch, decode, group", "limit.py"),
-    Worker("clickwell", "clickwell, popularity", ("popularity",)),
+    POPULARITY,
     Worker("windows", "clickwell, and windows", ("popularity", "engagement")),
     Peer("quix", f"Quix Streams {QUIX_VERSION}", "quix.py", QUIX / "bin" / "python"),
     Peer("faust", "stock Faust", "stock_faust.py"),

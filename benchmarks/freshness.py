@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import traffic
-from entries import Contestant, Worker, write_addresses
+from entries import POPULARITY, Contestant, write_addresses
 from report import RESULTS, forget_settings, save, told
 
 from clickwell import BoostReader, Emitter
@@ -64,7 +64,7 @@ def main() -> int:
 def measure(settings: Settings, folder: Path, rate: int, seconds: float) -> tuple[list[float], float]:
     """Return how long each marker took to be visible, in seconds, and the rate of the traffic beside them."""
     ensure_topics(settings)
-    worker = Contestant("worker", folder, Worker().command(folder, settings, 0))
+    worker = Contestant("worker", folder, POPULARITY.command(folder, settings, 0))
     try:
         worker.spawn()
         with Emitter(settings) as emitter, BoostReader(settings) as reader:
