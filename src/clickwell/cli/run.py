@@ -222,7 +222,12 @@ def _end(pid: int, folder: Path) -> None:
 
 
 def _show_ready(folder: Path, began: float, stop: str, *, json: bool) -> None:
-    output.note(f"Ready in {time.monotonic() - began:.1f} s")
+    from clickwell.devstack.state import StackState
+
+    state = StackState.read(folder)
+    api = next((part.address for part in state.components if part.name == "api"), "") if state else ""
+    dashboard = f" Dashboard: {api}/dashboard" if api else ""
+    output.note(f"Ready in {time.monotonic() - began:.1f} s.{dashboard}")
     _show_addresses(folder, json=json)
     output.note(f"next: `clickwell simulate --rate 200` · stop: {stop} · logs: {folder / 'log'}")
 
