@@ -96,6 +96,8 @@ def read_rings(client: redis.Redis, generation: str, now_ms: int) -> Counts:
     counts, newest = {}, {}
     keys = list(client.scan_iter(match=f"cw1:{{s???}}:{generation}:c:*", count=5000))
     for key, ring in zip(keys, client.mget(keys) if keys else [], strict=True):
+        if ring is None:
+            continue  # it expired, or its generation was replaced, after it was listed
         document = key.decode().split(":c:", 1)[1]
         header, *cells = struct.unpack(f"<{len(ring) // 4}I", ring)
         newest[document] = last = header & 0xFFFFFF
