@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 # As long as a worker keeps up, a chunk's calls go in portions, one at a time: Redis answers readers between two of
 # them, and so many bytes of calls take it about 0.4 ms. A worker that catches up has more to send than a chunk of some
-# 2,000 events has, and sends it whole: waiting for each portion would cost it half its throughput.
+# 1,000 events has, and sends it whole: waiting for each portion would cost it half its throughput.
 PORTION_BYTES = 2 << 10
-CATCHING_UP_BYTES = 64 << 10
+CATCHING_UP_BYTES = 32 << 10
 
 # What the lanes share comes first.
 LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua", "history.lua")
