@@ -16,12 +16,10 @@ One reader serves all threads of a process. It may be made before a fork: childr
 """
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Self
 
 from clickwell.clock import Clock, SystemClock
 from clickwell.serving import corrected
-from clickwell.serving.clients import AsyncClient, Client, settings_of
+from clickwell.serving.clients import AsyncClient, AsyncClosing, Client, Closing, settings_of
 from clickwell.serving.corrected import CorrectedBoosts
 from clickwell.serving.formula import BoostByCorrectedCtr, BoostByInteractionCount
 from clickwell.serving.memory import Memory
@@ -53,7 +51,7 @@ class _Reader:
         return self._memory.stats
 
 
-class BoostReader(_Reader):
+class BoostReader(_Reader, Closing):
     """Reads counts and boosts; see the module for what it promises."""
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
@@ -76,20 +74,8 @@ class BoostReader(_Reader):
         """Return the boost of each document by its corrected CTR."""
         return self._client.run(corrected.read(feature_ids, stage, self._memory.reports))
 
-    def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
-        self._client.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncBoostReader(_Reader):
+class AsyncBoostReader(_Reader, AsyncClosing):
     """The same for asyncio."""
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
@@ -111,15 +97,3 @@ class AsyncBoostReader(_Reader):
     async def corrected(self, feature_ids: Sequence[str], stage: BoostByCorrectedCtr) -> CorrectedBoosts:
         """Return the boost of each document by its corrected CTR."""
         return await self._client.run(corrected.read(feature_ids, stage, self._memory.reports))
-
-    async def aclose(self) -> None:
-        """Close the connections; a later call opens new ones."""
-        await self._client.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()

@@ -5,7 +5,8 @@ it never sees a socket. Both clients run the same generators, so that there is o
 """
 
 from collections.abc import Generator
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import redis
 import redis.asyncio
@@ -91,6 +92,42 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Close the connections; a later call opens new ones."""
         await self._redis.aclose()
+
+
+class Closing:
+    """A reader that asks through one `Client`, and closes it at the end of a `with`."""
+
+    _client: Client
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClosing:
+    """The same for asyncio."""
+
+    _client: AsyncClient
+
+    async def aclose(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
 
 def _connect(kind: Any, retry: Any, settings: Settings) -> Any:

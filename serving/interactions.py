@@ -17,11 +17,10 @@ One `InteractionReader` serves all threads of a process. An `AsyncInteractionRea
 """
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from clickwell.clock import Clock, SystemClock
-from clickwell.serving.clients import AsyncClient, Client, settings_of
+from clickwell.serving.clients import AsyncClient, AsyncClosing, Client, Closing, settings_of
 from clickwell.serving.exclusion import FIELD, Consumption, Exclusion
 from clickwell.serving.people import People
 from clickwell.serving.personalize import DEFAULT_STRENGTH, personalized, without
@@ -59,7 +58,7 @@ class _Reader:
         return self._people.stats
 
 
-class InteractionReader(_Reader):
+class InteractionReader(_Reader, Closing):
     """Reads what users did; see the module for what it promises."""
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
@@ -146,20 +145,8 @@ class InteractionReader(_Reader):
         profile, catalog = self._client.run(self._people.profile(user_id, ids))
         return personalized(results, ids, profile, catalog, strength, explain=explain)
 
-    def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
-        self._client.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncInteractionReader(_Reader):
+class AsyncInteractionReader(_Reader, AsyncClosing):
     """The same for asyncio."""
 
     def __init__(self, source: Settings | str | None = None, *, clock: Clock | None = None) -> None:
@@ -211,15 +198,3 @@ class AsyncInteractionReader(_Reader):
         ids = ids_of(results)
         profile, catalog = await self._client.run(self._people.profile(user_id, ids))
         return personalized(results, ids, profile, catalog, strength, explain=explain)
-
-    async def aclose(self) -> None:
-        """Close the connections; a later call opens new ones."""
-        await self._client.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
