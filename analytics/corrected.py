@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from clickwell.analytics.click_models import ClickModel, interval, posterior
-from clickwell.analytics.impressions import at_position, join, rows
-from clickwell.analytics.propensities import Propensities, estimate, only_retriever
+from clickwell.analytics.impressions import at_position, join_one, rows
+from clickwell.analytics.propensities import Propensities, estimate
 from clickwell.analytics.relevance import fit
 from clickwell.redis_client import connect, redis_errors
 from clickwell.schemas.keys import corrected_key
@@ -60,8 +60,7 @@ def popularity(
         UsageError: the retriever is unknown, or None where there are several.
         LakeError: there is no table at all, or the storage does not answer.
     """
-    shown = join(settings, since=since, until=until, retriever=retriever).relation
-    only_retriever(shown, retriever)
+    shown = join_one(settings, retriever, since=since, until=until).relation
     propensities = estimate(shown)
     model = fit(shown, propensities)
     unlisted = model.prior[-1] * UNLISTED

@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clickwell.analytics import lake
+from clickwell.errors import UsageError
 from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
 from clickwell.schemas.keys import normal_query
 from clickwell.settings import Settings
@@ -143,6 +144,30 @@ def join(
     connection.execute("drop table shown; drop table events")
     connection.unregister("query_keys")
     return Impressions(connection, Counts(*counts))
+
+
+def join_one(
+    settings: Settings, retriever: str | None, *, since: date | None = None, until: date | None = None
+) -> Impressions:
+    """Join as `join` does what one retriever showed; None means the only one that there is.
+
+    Raises:
+        UsageError: there is none, or there are several.
+        LakeError: there is no table at all, or the storage does not answer.
+    """
+    joined = join(settings, since=since, until=until, retriever=retriever)
+    known = joined.relation.aggregate("retriever_id", "retriever_id").order("retriever_id").fetchall()
+    names = [name for (name,) in known]
+    if not names:
+        what = f"retriever {retriever!r} has" if retriever else "the lake has"
+        raise UsageError(
+            f"{what} no impressions in this range", fix="`clickwell lake status` shows what there is: send searches too"
+        )
+    if len(names) > 1:
+        raise UsageError(
+            "there are several retrievers, whose lists are looked at differently", fix=f"name one of {', '.join(names)}"
+        )
+    return joined
 
 
 _OPENED = "list_has_any(signals, ['click', 'long_view', 'add_to_cart', 'purchase'])"

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clickwell.analytics.click_models import ClickModel, interval, posterior, query_prior
-from clickwell.analytics.impressions import Impressions, at_position, join, rows
-from clickwell.analytics.propensities import Propensities, estimate, only_retriever
+from clickwell.analytics.impressions import Impressions, at_position, join_one, rows
+from clickwell.analytics.propensities import Propensities, estimate
 from clickwell.analytics.relevance import fit
 from clickwell.analytics.traffic import LeftOut, leave_out
 from clickwell.errors import UsageError
@@ -163,8 +163,7 @@ def gather(settings: Settings, retriever: str | None, date_range: DateRange) -> 
         LakeError: there is no table at all, or the storage does not answer.
     """
     since, until = days_of(settings, date_range)
-    joined = join(settings, since=since, until=until, retriever=retriever)
-    only_retriever(joined.relation, retriever)
+    joined = join_one(settings, retriever, since=since, until=until)
     left_out = leave_out(joined)
     if not joined.relation.limit(1).fetchall():
         raise UsageError(

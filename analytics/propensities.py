@@ -13,9 +13,8 @@ import duckdb
 import numpy as np
 
 from clickwell.analytics.harvesting import Floats, Harvest, Ints, harvest
-from clickwell.analytics.impressions import join, rows
+from clickwell.analytics.impressions import join_one, rows
 from clickwell.analytics.regression_em import regression_em
-from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
 Method = Literal["all-pairs", "regression-em"]
@@ -78,8 +77,7 @@ def propensities(
         UsageError: the retriever is unknown, or None where there are several.
         LakeError: there is no table at all, or the storage does not answer.
     """
-    shown = join(settings, since=since, until=until, retriever=retriever).relation
-    only_retriever(shown, retriever)
+    shown = join_one(settings, retriever, since=since, until=until).relation
     if device is not None:
         shown = shown.filter(duckdb.ColumnExpression("device") == duckdb.ConstantExpression(device))
     return estimate(shown, method=method)
@@ -124,24 +122,6 @@ def judged(found: Harvest, clicks_at: Ints, rankers: int) -> Propensities:
         names = ", ".join(map(str, np.flatnonzero(~known)))
         note += f"; too little evidence at position {names}: continued by rank ** -{DECAY}"
     return Propensities(True, theta.tolist(), _or_none(found.low), _or_none(found.high), evidence, "all-pairs", note)
-
-
-def only_retriever(shown: duckdb.DuckDBPyRelation, retriever: str | None) -> None:
-    """Check that the impressions are of one retriever.
-
-    Raises:
-        UsageError: there is none, or there are several.
-    """
-    names = [name for (name,) in shown.aggregate("retriever_id", "retriever_id").order("retriever_id").fetchall()]
-    if not names:
-        what = f"retriever {retriever!r} has" if retriever else "the lake has"
-        raise UsageError(
-            f"{what} no impressions in this range", fix="`clickwell lake status` shows what there is: send searches too"
-        )
-    if len(names) > 1:
-        raise UsageError(
-            "there are several retrievers, whose lists are looked at differently", fix=f"name one of {', '.join(names)}"
-        )
 
 
 def _refusal(evidence: list[int], rankers: int) -> str:

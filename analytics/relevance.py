@@ -26,8 +26,8 @@ from clickwell.analytics.click_models import (
     posterior,
     rank_prior,
 )
-from clickwell.analytics.impressions import at_position, join, rows
-from clickwell.analytics.propensities import Propensities, estimate, only_retriever
+from clickwell.analytics.impressions import at_position, join_one, rows
+from clickwell.analytics.propensities import Propensities, estimate
 from clickwell.errors import UsageError
 from clickwell.settings import Settings
 
@@ -83,8 +83,7 @@ def relevance(
         UsageError: the retriever is unknown, or None where there are several.
         LakeError: there is no table at all, or the storage does not answer.
     """
-    shown = join(settings, since=since, until=until, retriever=retriever).relation
-    only_retriever(shown, retriever)
+    shown = join_one(settings, retriever, since=since, until=until).relation
     return corrected(shown, estimate(shown))
 
 
@@ -97,8 +96,7 @@ def diagnosis(
         UsageError: the retriever is unknown, or None where there are several.
         LakeError: there is no table at all, or the storage does not answer.
     """
-    shown = join(settings, since=since, until=until, retriever=retriever).relation
-    only_retriever(shown, retriever)
+    shown = join_one(settings, retriever, since=since, until=until).relation
     return diagnose(shown)
 
 

@@ -134,12 +134,11 @@ def evaluate(
 
 
 def _evaluate_offline(model: str, corpus: "Corpus", retriever: str | None, settings: Settings, *, json: bool) -> None:
-    from clickwell.analytics.impressions import join
-    from clickwell.analytics.propensities import estimate, only_retriever
+    from clickwell.analytics.impressions import join_one
+    from clickwell.analytics.propensities import estimate
     from clickwell.training.offline import evaluate_offline
 
-    shown = join(settings, retriever=retriever).relation
-    only_retriever(shown, retriever)
+    shown = join_one(settings, retriever).relation
     examined = estimate(shown)
     if not examined.identifiable:
         output.warn(f"examination is the declared prior: {examined.note}")
