@@ -15,7 +15,7 @@ import redis
 
 from clickwell.analytics import audit_windows
 from clickwell.analytics.audit_windows import WindowDifference
-from clickwell.analytics.lake import complete
+from clickwell.analytics.lake import SIGNALS, complete
 from clickwell.analytics.lake import connect as connect_lake
 from clickwell.clock import SystemClock
 from clickwell.errors import RedisError
@@ -195,15 +195,11 @@ def recount(
 _DOCUMENTS = """
 select distinct feature_id from interactions where kafka_topic_id = $topic_id and event_date >= $since_day::date
 """
-# A click that lasted is a long view too, one that ended soon a return; each signal counts once an event; what was older
-# than the window when it arrived counts nothing.
-_RECOUNT = """
+# Each signal counts once an event; what was older than the window when it arrived counts nothing.
+_RECOUNT = f"""
 with events as (
   select feature_id, epoch_ms(timestamp) // $slot_ms as slot,
-         unnest(list_distinct(list_concat(interaction_type, case
-           when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
-           when list_contains(interaction_type, 'click') and duration_ms < $return_ms then ['return_to_results']
-           else [] end))) as signal
+         unnest({SIGNALS}) as signal
   from interactions join shards using (feature_id) join ends using (shard, kafka_partition)
   where kafka_topic_id = $topic_id and event_date >= $since_day::date and kafka_offset < until
     and epoch_ms(timestamp) >= $since_ms
@@ -211,7 +207,7 @@ with events as (
 )
 select feature_id, signal, slot, count(*) from events
 where list_contains($signals, signal) and slot >= $oldest group by all
-"""
+"""  # noqa: S608  # a constant
 
 
 def _documents(client: redis.Redis, generation: Generation) -> list[str]:

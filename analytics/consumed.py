@@ -10,6 +10,7 @@ import duckdb
 from clickwell.analytics import lake
 from clickwell.clock import Clock, SystemClock
 from clickwell.redis_client import connect, redis_errors
+from clickwell.schemas.interactions import RETURN_TO_RESULTS_MS
 from clickwell.schemas.keys import history_key
 from clickwell.settings import Settings
 from clickwell.stream_processors.history import limits_of
@@ -19,16 +20,14 @@ from clickwell.stream_processors.ledger import library
 _BATCH = 1000
 _ROWS = 50_000
 
-_NEWEST = """
+_NEWEST = f"""
 select user_id, signal, feature_id, max(epoch_ms(timestamp)) as at
 from (
-  select user_id, feature_id, timestamp, unnest(list_distinct(list_concat(interaction_type, case
-    when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view'] else [] end
-  ))) as signal
+  select user_id, feature_id, timestamp, unnest({lake.SIGNALS}) as signal
   from interactions where user_id is not null and epoch_ms(timestamp) >= $since_ms
 )
 where list_contains($signals, signal) group by all order by user_id, signal
-"""
+"""  # noqa: S608  # a constant
 
 
 def fill(
@@ -62,6 +61,7 @@ def fill(
             {
                 "since_ms": round(since.timestamp() * 1000),
                 "long_view_ms": settings.popularity.long_view_ms,
+                "return_ms": RETURN_TO_RESULTS_MS,
                 "signals": list(settings.history.signals),
             },
         )

@@ -174,17 +174,13 @@ _OPENED = "list_has_any(signals, ['click', 'long_view', 'add_to_cart', 'purchase
 _WEIGHED = (f"if(list_contains(signals, '{name}'), {value}::double, 0)" for name, value in STRENGTHS.items())
 _STRONGEST = f"greatest({', '.join(_WEIGHED)})"
 
-# One row for each document of each execution, with the signals of the audit's definition: a click that lasted is a
-# long view too, one that ended soon a return.
+# One row for each document of each execution.
 _EVENTS = f"""
 create table events as
 with told as (
   select execution_id, feature_id, min(position) as told_position, min(retriever_id) as retriever_id,
          min(event_date) as day, max(timestamp) as last_at,
-         list_sort(list_distinct(flatten(list(list_concat(interaction_type, case
-           when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
-           when list_contains(interaction_type, 'click') and duration_ms < $return_ms then ['return_to_results']
-           else [] end))))) as signals
+         list_sort(list_distinct(flatten(list({lake.SIGNALS})))) as signals
   from interactions where execution_id is not null
   group by execution_id, feature_id
 )

@@ -34,6 +34,15 @@ from clickwell.sinks.erase import hidden
 from clickwell.sinks.standing import exists
 from clickwell.sinks.table import DATE, TABLES, Table, away, open_table, storage_options
 
+SIGNALS = """list_distinct(list_concat(interaction_type, case
+  when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
+  when list_contains(interaction_type, 'click') and duration_ms < $return_ms then ['return_to_results']
+  else [] end))"""
+"""SQL for what a row of interactions stands for: a click that lasted is a long view too, one that ended soon a return.
+
+Its parameters are `long_view_ms`, a setting, and `return_ms`, `RETURN_TO_RESULTS_MS`.
+"""
+
 
 def table_of(name: str) -> Table:
     """Return the table with a name.
