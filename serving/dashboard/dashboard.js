@@ -416,7 +416,8 @@ function freshness(text) {
 
 function fail(error) {
   seen.error = error instanceof TypeError ? "The API does not answer." : error.message.charAt(0).toUpperCase() + error.message.slice(1);
-  render();
+  // Not under somebody's fingers: a key that is being typed would be gone.
+  if (!(document.activeElement instanceof HTMLInputElement && main.contains(document.activeElement))) render();
 }
 
 async function forEver(what, every) {

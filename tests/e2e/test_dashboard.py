@@ -188,3 +188,19 @@ def test_an_api_that_is_gone_is_said(open_page):
     assert page.locator("#now").count() == 1
     assert {complaint.split(" (")[0] for complaint in page.complaints} <= {"Failed to load resource: net::ERR_FAILED"}
     page.complaints.clear()
+
+
+def test_a_key_can_be_typed(browser, stack):
+    """Where a key is needed it is asked for, and what is typed stays while the page goes on trying."""
+    page = browser.new_page()
+    refusals = []
+    page.on("response", lambda answer: refusals.append(answer.status) if "/v1/" in answer.url else None)
+    page.route("**/v1/**", lambda route: route.fulfill(status=401, json={"detail": "a key with scope read is needed"}))
+    page.goto(f"{stack[1]}/dashboard")
+    page.locator("input[name=key]").focus()
+    page.keyboard.type("secret")
+    before = len(refusals)
+    while len(refusals) < before + 2:
+        page.wait_for_timeout(200)
+    assert page.locator("input[name=key]").input_value() == "secret"
+    page.close()
