@@ -27,8 +27,9 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+# Two at once, a file each: most of the time passes in waiting for servers that come up, freeze or die.
 test: lint ## Run every check and every test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --durations 25
 
 check: lint ## Run the fast part: lint, types, layers, tests without servers
 	$(BIN)/pytest tests/unit tests/property tests/contract

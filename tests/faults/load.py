@@ -7,6 +7,7 @@ import time
 from collections import deque
 from types import TracebackType
 from typing import Any, Self
+from zlib import crc32
 
 from confluent_kafka import Producer
 
@@ -114,7 +115,10 @@ class Traffic:
         """Queue one record: by its document's hash, without a key, or where another partitioner might put it."""
         draw = self.rng.random()
         key = None
-        if partition is None and draw < 0.2:
+        if partition is None and value and b'"timestamp"' not in value and not poison:
+            # Its time is that of its arrival: which copy came first, and so its slot, only one partition's order tells.
+            partition = crc32(value) % self._known_partitions()
+        elif partition is None and draw < 0.2:
             partition = self.rng.randrange(self._known_partitions())
         elif draw < 0.8:
             key = str(self.rng.random() if poison else json.loads(value or b"")["feature_id"]).encode()
