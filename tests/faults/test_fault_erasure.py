@@ -12,8 +12,8 @@ import pytest
 from deltalake import DeltaTable
 
 from clickwell.analytics.audit import audit
-from clickwell.analytics.proof import prove
-from clickwell.analytics.receipts import Receipts
+from clickwell.analytics.privacy.proof import prove
+from clickwell.analytics.privacy.receipts import Receipts
 from clickwell.devstack.process import Child
 from clickwell.schemas.erasure import Erasure
 

@@ -6,7 +6,7 @@ import stat
 import msgspec
 import pytest
 
-from clickwell.analytics.receipts import Receipts, broken
+from clickwell.analytics.privacy.receipts import Receipts, broken
 from clickwell.errors import InputError, SettingsError
 from clickwell.privacy import KEY_FILE, load_keys
 from clickwell.producers.records import interaction_record, search_record
@@ -143,6 +143,16 @@ def test_tampering_is_found(tmp_path, change):
         lines.insert(1, lines[1])
     receipts.path.write_text("\n".join(lines) + "\n")
     assert broken(receipts.read())
+
+
+def test_a_chain_that_was_cut_short_is_found(tmp_path):
+    """The log knows hashes of last lines; a file that lacks one of them has lost its end."""
+    receipts = receipts_of(tmp_path)
+    ends = [each["hash"] for each in receipts.read()][1:]
+    assert broken(receipts.read(), ends) == []
+    receipts.path.write_text("".join(receipts.path.read_text().splitlines(keepends=True)[:-1]))
+    assert broken(receipts.read()) == []
+    assert ["cut off" in problem for problem in broken(receipts.read(), ends)] == [True]
 
 
 def test_a_line_that_is_no_receipt_is_an_error(tmp_path):

@@ -3,7 +3,6 @@
 No name is needed: what the stores hold is marked with the keys and compared with the marks of the receipts.
 """
 
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,15 +11,15 @@ from typing import Any
 
 from deltalake.exceptions import DeltaError
 
-from clickwell.analytics.histories import HISTORY_KEYS, history_until, history_user
-from clickwell.analytics.receipts import Receipts, broken
+from clickwell.analytics.privacy.histories import HISTORY_KEYS, history_until, history_user
+from clickwell.analytics.privacy.receipts import Receipts, broken
+from clickwell.erasures import ErasureLog
 from clickwell.errors import UsageError
 from clickwell.kafka import KafkaLog
 from clickwell.privacy import load_keys, missing_key
 from clickwell.redis_client import connect, redis_errors
 from clickwell.schemas.controls import Subject
-from clickwell.schemas.erased import Subjects
-from clickwell.schemas.erasure import SUBJECTS
+from clickwell.schemas.erased import Subjects, names_in
 from clickwell.schemas.marks import UnknownKeyError
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.settings import Settings
@@ -29,8 +28,6 @@ from clickwell.sinks.erase import traces
 from clickwell.sinks.standing import exists
 from clickwell.sinks.table import TABLES, away, open_table
 
-# Records that are no valid JSON are searched, too.
-_FIELDS = re.compile(rb'"(' + "|".join(SUBJECTS).encode() + rb')"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _SCAN_COUNT = 1000
 
 
@@ -72,7 +69,9 @@ def prove(settings: Settings, erasure_ids: Iterable[str] = ()) -> Proof:
     if unknown := wanted - {each["erasure_id"] for each in erased}:
         raise UsageError(f"there is no receipt for {', '.join(sorted(unknown))}", fix="`clickwell receipts list`")
     chosen = [each for each in erased if not wanted or each["erasure_id"] in wanted]
-    proof = Proof(len(chosen), chain=broken(receipts))
+    log = ErasureLog(settings, KafkaLog(settings.kafka))
+    log.catch_up()
+    proof = Proof(len(chosen), chain=broken(receipts, log.receipts))
     if not chosen:
         return proof
     keys = load_keys(settings)
@@ -90,12 +89,11 @@ def prove(settings: Settings, erasure_ids: Iterable[str] = ()) -> Proof:
 
 def named_in(value: bytes, subjects: Subjects) -> set[str]:
     """Return the erasures whose subject the bytes of an event name, valid or not; times are not looked at."""
-    found = set()
-    for kind, raw in _FIELDS.findall(value):
-        name, text = kind.decode(), raw.decode(errors="replace")
-        for subject, _ in subjects.among(name, [text]).get(text, ()):
-            found.add(subject.erasure_id)
-    return found
+    return {
+        subject.erasure_id
+        for kind, name in names_in(value)
+        for subject, _ in subjects.among(kind, [name]).get(name, ())
+    }
 
 
 def _subject(receipt: dict[str, Any]) -> Subject:

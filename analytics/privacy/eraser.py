@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import redis
 
-from clickwell.analytics.fences import FENCED, LogWriter, TakenOverError
-from clickwell.analytics.histories import forget
-from clickwell.analytics.receipts import Receipts
+from clickwell.analytics.privacy.fences import FENCED, LogWriter, TakenOverError
+from clickwell.analytics.privacy.histories import forget
+from clickwell.analytics.privacy.receipts import Receipts
 from clickwell.clock import MS_PER_DAY
 from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
 from clickwell.errors import ClickwellError, DependencyError
@@ -238,18 +238,18 @@ class Eraser:
                 for table in TABLES:
                     if batch.files.get(table.name):
                         erase.remove(self._settings, table, batch.files[table.name])
-                self._receipts.add(
+                last = self._receipts.add(
                     {"event": "files_gone", "erasure_id": subject.erasure_id, "at_ms": now_ms, "batch": batch.name}
                     for subject in batch.subjects
                 )
                 batch.files = {}
-                self._write_again(batch)
+                self._write_again(batch, last)
             elif now_ms - batch.written_ms > self._settings.kafka.retention_days * MS_PER_DAY / 2:
                 self._write_again(batch)
 
-    def _write_again(self, batch: Batch) -> None:
+    def _write_again(self, batch: Batch, receipt: str = "") -> None:
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
-        self._writer.step(Step("done", batch.name, place=batch.place, **everything))
+        self._writer.step(Step("done", batch.name, place=batch.place, receipt=receipt, **everything))
         batch.written_ms = time.time_ns() // 1_000_000
 
     def _hide_for_ever(self) -> None:
