@@ -42,7 +42,8 @@ class Step(msgspec.Struct, tag_field="clickwell", tag="step.v1", omit_defaults=T
         topic_ids: topic -> id of the topic that was fenced.
         starts: where the topics ended before the fences.
         fences: where the fences stand.
-        retracted: where the topics ended after the retractions.
+        found: erasure id -> `rows` of each table and `entries` of histories that it takes, and `first_ms` and
+            `last_ms`, the times of the first and the last event; in the step `retracted` and those after it.
         place: where the first step stands, for a step that is written again because retention will take the others.
         files: table -> files that the lake no longer needs.
         at_ms: when, by the eraser's clock, epoch ms.
@@ -55,7 +56,7 @@ class Step(msgspec.Struct, tag_field="clickwell", tag="step.v1", omit_defaults=T
     topic_ids: dict[str, str] = {}
     starts: Offsets = {}
     fences: Offsets = {}
-    retracted: Offsets = {}
+    found: dict[str, dict[str, int]] = {}
     place: int | None = None
     files: dict[str, list[str]] = {}
     at_ms: int = 0
@@ -73,10 +74,15 @@ class Batch:
     topic_ids: dict[str, str] = field(default_factory=dict)
     starts: Offsets = field(default_factory=dict)
     fences: Offsets = field(default_factory=dict)
-    retracted: Offsets = field(default_factory=dict)
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
     at_ms: int = 0
     written_ms: int = 0
+
+    @property
+    def behind_fences(self) -> Offsets:
+        """The offsets after the fences."""
+        return {topic: {part: at + 1 for part, at in parts.items()} for topic, parts in self.fences.items()}
 
     def past(self, step: str) -> bool:
         """Tell whether a step has been done."""
@@ -211,7 +217,7 @@ class ErasureLog:
         batch.step, batch.written_ms = step.name, received_ms
         if step.receipt:
             self.receipts.append(step.receipt)
-        for name in ("subjects", "topic_ids", "starts", "fences", "retracted", "files", "at_ms"):
+        for name in ("subjects", "topic_ids", "starts", "fences", "found", "files", "at_ms"):
             if value := getattr(step, name):
                 setattr(batch, name, value)
 

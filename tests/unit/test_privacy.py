@@ -10,7 +10,7 @@ from clickwell.analytics.privacy.receipts import Receipts, broken
 from clickwell.errors import InputError, SettingsError
 from clickwell.privacy import KEY_FILE, load_keys
 from clickwell.producers.records import interaction_record, search_record
-from clickwell.schemas.controls import Fence, Retraction, Subject, decode_control
+from clickwell.schemas.controls import Fence, Joined, Retraction, Subject, decode_control
 from clickwell.schemas.decode import Decoder
 from clickwell.schemas.erased import Erased, Subjects
 from clickwell.schemas.marks import Keys, UnknownKeyError
@@ -94,7 +94,9 @@ def test_a_range_of_times_is_kept_to():
 
 def test_no_event_passes_for_a_control_and_no_control_for_an_event():
     """Fences and retractions come out as they went in, beside the events, and a broken one is a bad record."""
-    retraction = Retraction("b1", 7, 0, 0, "doc", ("click",), query="q")
+    retraction = Retraction(
+        "b1", 7, 0, 0, "doc", ("click",), joined=Joined(1 << 63, 0, 0, [0, "doc", 4], [], [1, 0, "", "q"])
+    )
     controls = [Fence("b1", (subject(),)), retraction]
     decoded = batch(event("a"), *map(msgspec.json.encode, controls), b'{"clickwell":"other.v9"}')
     assert [control for _, control in decoded.controls] == controls
