@@ -36,9 +36,9 @@ class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
     until: int | None = None
 
     @property
-    def open_ended(self) -> bool:
-        """Whether it takes events of all times before the request."""
-        return self.since is None and self.until is None
+    def whole_user(self) -> bool:
+        """Whether it takes all of a user's events, of whatever time before the request."""
+        return self.kind == "user_id" and self.since is None and self.until is None
 
     def covers(self, time_ms: int, received_ms: int) -> bool:
         """Tell whether an event of the subject with these times is to go."""

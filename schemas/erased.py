@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from clickwell.schemas.controls import Fence, Subject
 from clickwell.schemas.decode import AnyRow, Batch
 from clickwell.schemas.erasure import SUBJECTS
-from clickwell.schemas.marks import HINT_DIGITS, Keys
+from clickwell.schemas.marks import HINT_DIGITS, Keys, sealed_name
 
 EVERYWHERE = -1
 # Values that belong to nobody are remembered, so that they are hashed once; 100 bytes each.
@@ -83,7 +83,8 @@ class Subjects:
 def names_in(value: bytes) -> Iterator[tuple[str, str]]:
     """Yield each field of an event that may name a subject, with its value, whether the event is valid or not."""
     for kind, text in _NAMES.findall(value):
-        yield kind.decode(), text.decode(errors="replace")
+        name = text.decode(errors="replace")
+        yield kind.decode(), sealed_name(name) or name
 
 
 class Erased:

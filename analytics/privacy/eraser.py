@@ -32,6 +32,7 @@ from clickwell.schemas.controls import Subject
 from clickwell.schemas.erased import Subjects
 from clickwell.schemas.keys import BUILDING, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.wire import new_id
+from clickwell.sealing import store_of
 from clickwell.settings import Settings
 from clickwell.sinks import erase
 from clickwell.sinks.standing import exists, wait_written
@@ -71,6 +72,7 @@ class Eraser:
         self._kafka = KafkaLog(settings.kafka)
         self._log = ErasureLog(settings, self._kafka)
         self._receipts = Receipts(settings)
+        self._vault = store_of(settings)
         self._failpoints = Failpoints(settings.privacy.failpoint)
         self._writer = LogWriter(settings, self._kafka, self._log, self._failpoints)
         self._hidden: list[dict[str, Any]] | None = None
@@ -142,10 +144,9 @@ class Eraser:
             batch.files = files
         with connect(self._settings) as client:
             histories = forget(client, self._people(batch))
+        destroyed = self._destroy_keys(batch)
         self._failpoints.visit("before_receipt")
-        last = self._receipts.add(
-            self._receipt(batch, subject, histories[subject.erasure_id]) for subject in batch.subjects
-        )
+        last = self._receipts.add(self._receipt(batch, each, histories, destroyed) for each in batch.subjects)
         self._failpoints.visit("after_receipt")
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
         self._writer.step(Step("done", batch.name, place=batch.place, receipt=last, **everything))
@@ -158,7 +159,7 @@ class Eraser:
         """
         found: dict[str, Counter[str]] = {}
         self._wait_for_workers(batch.behind_fences)
-        whole = {each.erasure_id for each in batch.subjects if each.kind == "user_id" and each.open_ended}
+        whole = {each.erasure_id for each in batch.subjects if each.whole_user}
         for events in affected.erased(self._settings, tables, subjects):
             for event in events:
                 of = found.setdefault(event.erasure, Counter())
@@ -187,7 +188,18 @@ class Eraser:
                     people.setdefault(name, []).append(subject)
         return people
 
-    def _receipt(self, batch: Batch, subject: Subject, forgotten: int) -> dict[str, Any]:
+    def _destroy_keys(self, batch: Batch) -> Counter[str]:
+        """Destroy the keys of users of whom all goes; return how many by erasure id."""
+        destroyed: Counter[str] = Counter()
+        for subject in batch.subjects if self._settings.privacy.shred else ():
+            request = self._log.requests.get(subject.erasure_id)
+            if request and subject.whole_user:
+                destroyed[subject.erasure_id] = self._vault.destroy(self._keys.names(request.erasure.subject[1])[1:])
+        return destroyed
+
+    def _receipt(
+        self, batch: Batch, subject: Subject, histories: Counter[str], destroyed: Counter[str]
+    ) -> dict[str, Any]:
         request = self._log.requests.get(subject.erasure_id)
         found = Counter(batch.found.get(subject.erasure_id, {}))
         now_ms = time.time_ns() // 1_000_000
@@ -212,9 +224,10 @@ class Eraser:
                     }
                     for table in TABLES
                 },
-                "histories": {"entries_erased": found["entries"] + forgotten},
+                "histories": {"entries_erased": found["entries"] + histories[subject.erasure_id]},
                 "exports": [asdict(each) for each in self._exports(found)],
                 "counters": {"events_taken_back": sum(found[table.topic.name] for table in TABLES)},
+                "user_keys": {"destroyed": destroyed[subject.erasure_id]},
                 "kafka": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
                 "dead_letters": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
             },

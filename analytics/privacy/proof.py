@@ -22,6 +22,7 @@ from clickwell.schemas.controls import Subject
 from clickwell.schemas.erased import Subjects, names_in
 from clickwell.schemas.marks import UnknownKeyError
 from clickwell.schemas.topics import DEAD_LETTERS
+from clickwell.sealing import made_ms, store_of
 from clickwell.settings import Settings
 from clickwell.sinks.compact import live_files
 from clickwell.sinks.erase import traces
@@ -80,6 +81,7 @@ def prove(settings: Settings, erasure_ids: Iterable[str] = ()) -> Proof:
     try:
         _search_lake(settings, subjects, {each["erasure_id"]: each for each in chosen}, proof)
         _search_redis(settings, subjects, proof)
+        _search_keys(settings, subjects, proof)
         _search_dead_letters(settings, subjects, proof)
         _search_spool(settings, subjects, proof)
     except UnknownKeyError as error:
@@ -147,6 +149,19 @@ def _search_redis(settings: Settings, subjects: Subjects, proof: Proof) -> None:
                 if client.zcount(key, since, f"({history_until(subject)}"):
                     proof.found.append(f"redis: the history of the user of erasure {subject.erasure_id} has entries")
     proof.searched["histories in Redis"] = keys
+
+
+def _search_keys(settings: Settings, subjects: Subjects, proof: Proof) -> None:
+    """Look for keys with which a subject's name in the log could still be read; one who came back has a new key."""
+    if not settings.privacy.shred:
+        return
+    keys = 0
+    for name, secret in store_of(settings).every():
+        keys += 1
+        for subject, _ in subjects.among("user_id", [name]).get(name, ()):
+            if subject.whole_user and made_ms(secret) < subject.requested_ms:
+                proof.found.append(f"keys: the key of the user of erasure {subject.erasure_id} is still there")
+    proof.searched["keys of users"] = keys
 
 
 def _search_dead_letters(settings: Settings, subjects: Subjects, proof: Proof) -> None:

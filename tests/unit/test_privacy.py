@@ -9,7 +9,8 @@ import pytest
 from clickwell.analytics.privacy.receipts import Receipts, broken
 from clickwell.errors import InputError, SettingsError
 from clickwell.privacy import KEY_FILE, load_keys
-from clickwell.producers.records import interaction_record, search_record
+from clickwell.producers.edge import Edge
+from clickwell.producers.records import Record, interaction_record, search_record
 from clickwell.schemas.controls import Fence, Joined, Retraction, Subject, decode_control
 from clickwell.schemas.decode import Decoder
 from clickwell.schemas.erased import Erased, Subjects
@@ -52,10 +53,29 @@ def test_a_user_is_found_under_every_key():
 
 def test_an_emitter_can_send_pseudonyms():
     """The user_id of neither interactions nor searches leaves the process."""
-    record = interaction_record({"feature_id": "d", "interaction_type": ["click"], "user_id": "bob"}, 1, KEYS.pseudonym)
-    search = search_record({"execution_id": "x", "results": [], "user_id": "bob"}, 1, KEYS.pseudonym)
-    for value in (record.value, search.value):
-        assert json.loads(value)["user_id"] == KEYS.pseudonym("bob")
+    edge = Edge(lambda user, session: (KEYS.pseudonym(user), session))
+    told = {"user_id": "bob", "session_id": "s1"}
+    record = interaction_record({"feature_id": "d", "interaction_type": ["click"], **told}, 1)
+    search = search_record({"execution_id": "x", "results": [], **told}, 1)
+    for one in (record, search):
+        left = json.loads(edge.apply(one).value)
+        assert left == json.loads(one.value) | {"user_id": KEYS.pseudonym("bob")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"user\\u005fid":"bob","n":1e400}',
+        b'{"user_id" : "b\\u006fb","x":12345678901234567890123}',
+        b'{"user_id":"al","user_id":"bob"}',
+    ],
+)
+def test_no_way_of_writing_a_name_gets_past_the_edge(value):
+    """Escapes, repeated fields and numbers of any size change nothing: what leaves has the pseudonym only."""
+    edge = Edge(lambda user, session: (KEYS.pseudonym(user), session))
+    left = json.loads(edge.apply(Record("interaction", "i", b"k", value)).value)
+    assert left["user_id"] == KEYS.pseudonym("bob")
+    assert edge.apply(Record("interaction", "i", b"k", b'{"user_id":null}')).value == b'{"user_id":null}'
 
 
 def test_what_is_behind_the_fence_is_left_out():
