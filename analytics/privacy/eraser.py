@@ -18,12 +18,13 @@ import redis
 from clickwell.analytics.exports import Export, exports_of
 from clickwell.analytics.privacy import affected
 from clickwell.analytics.privacy.fences import LogWriter, TakenOverError
-from clickwell.analytics.privacy.histories import forget
+from clickwell.analytics.privacy.hiding import Hider
+from clickwell.analytics.privacy.histories import forget, people_of
 from clickwell.analytics.privacy.receipts import Receipts
 from clickwell.analytics.privacy.retractions import entries, retractions
 from clickwell.clock import MS_PER_DAY
 from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
-from clickwell.errors import ClickwellError, DependencyError
+from clickwell.errors import DependencyError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.privacy import load_keys
@@ -75,12 +76,11 @@ class Eraser:
         self._vault = store_of(settings)
         self._failpoints = Failpoints(settings.privacy.failpoint)
         self._writer = LogWriter(settings, self._kafka, self._log, self._failpoints)
-        self._hidden: list[dict[str, Any]] | None = None
+        self._hider = Hider(settings, self._log, self._keys, stopping)
 
     def run(self) -> None:
         """Work until told to stop, or until another eraser has taken over."""
-        hider = threading.Thread(target=self._hide_for_ever, name="hider", daemon=True)
-        hider.start()
+        self._hider.start()
         while not self._stopping.is_set():
             try:
                 if not self.step():
@@ -93,7 +93,7 @@ class Eraser:
             except DependencyError as error:
                 log.warning("the eraser waits: %s%s", error.message, f": {error.why}" if error.why else "")
                 self._stopping.wait(RETRY_SECONDS)
-        hider.join(5)
+        self._hider.join(5)
 
     def step(self) -> bool:
         """Carry out one batch; False when there is nothing to do.
@@ -143,7 +143,9 @@ class Eraser:
             self._writer.step(Step("rewritten", batch.name, files=files))
             batch.files = files
         with connect(self._settings) as client:
-            histories = forget(client, self._people(batch))
+            asked = [(self._log.requests.get(each.erasure_id), each) for each in batch.subjects]
+            people = people_of([(request, each) for request, each in asked if request], self._keys)
+            histories = forget(client, people) + self._hider.removed
         destroyed = self._destroy_keys(batch)
         self._failpoints.visit("before_receipt")
         last = self._receipts.add(self._receipt(batch, each, histories, destroyed) for each in batch.subjects)
@@ -177,16 +179,6 @@ class Eraser:
                 for (name, _, _), changed in zip(looked_at.values(), changes, strict=True):
                     found.setdefault(name, Counter())["entries"] += changed
         return {name: dict(of) for name, of in found.items()}
-
-    def _people(self, batch: Batch) -> dict[str, list[Subject]]:
-        """Return every name of the users of a batch, as far as the log still has the requests."""
-        people: dict[str, list[Subject]] = {}
-        for subject in batch.subjects:
-            request = self._log.requests.get(subject.erasure_id)
-            if subject.kind == "user_id" and request:
-                for name in self._keys.names(request.erasure.subject[1]):
-                    people.setdefault(name, []).append(subject)
-        return people
 
     def _destroy_keys(self, batch: Batch) -> Counter[str]:
         """Destroy the keys of users of whom all goes; return how many by erasure id."""
@@ -295,36 +287,6 @@ class Eraser:
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
         self._writer.step(Step("done", batch.name, place=batch.place, receipt=receipt, **everything))
         batch.written_ms = time.time_ns() // 1_000_000
-
-    def _hide_for_ever(self) -> None:
-        """Tell readers of the lake what to leave out until it is erased; beside the work, which may wait for long."""
-        while not self._stopping.is_set():
-            try:
-                self._log.catch_up()
-                self._hide()
-            except ClickwellError as error:
-                log.warning("erased events cannot be hidden: %s", error.message)
-            self._stopping.wait(self._settings.privacy.poll_seconds)
-
-    def _hide(self) -> None:
-        batches = self._log.batches.values()
-        done = {each.erasure_id for batch in batches if batch.past("rewritten") for each in batch.subjects}
-        pending = [request for name, request in list(self._log.requests.items()) if name not in done]
-        if pending:
-            receipts = {receipt["erasure_id"] for receipt in self._receipts.read()}
-            pending = [request for request in pending if request.erasure.erasure_id not in receipts]
-        wanted = [
-            {"kind": kind, "value": name, "since": request.erasure.since, "until": request.erasure.until}
-            for request in pending
-            for kind, value in [request.erasure.subject]
-            for name in (self._keys.names(value) if kind == "user_id" else [value])
-        ]
-        if wanted == self._hidden:
-            return
-        for table in TABLES:
-            if exists(self._settings, table):
-                erase.hide(self._settings, table, wanted)
-        self._hidden = wanted
 
 
 def _fields(client: redis.Redis, generation: str) -> list[tuple[str, int]]:
