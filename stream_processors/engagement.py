@@ -14,14 +14,14 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
-from clickwell.schemas.controls import Retraction
+from clickwell.schemas.controls import Joined, Retraction
 from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.decode_searches import SearchRow
 from clickwell.schemas.keys import SHARDS
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import EngagementSettings
 from clickwell.stream_processors.lane import Arg
-from clickwell.stream_processors.outcomes import BITS, SHOWN, UNKNOWN, Facts, Gains, merge, packed
+from clickwell.stream_processors.outcomes import BITS, SHOWN, UNKNOWN, Facts, Gains, merge, packed, without
 
 # Searches whose facts a worker remembers: some 300 bytes each. Most interactions come within minutes of their search.
 MOST_REMEMBERED = 1 << 17
@@ -33,11 +33,20 @@ class Share:
 
     Attributes:
         facts: by 8-byte id of a search.
+        retracted: by the same, what is taken back of a search.
         known: what Redis said that it knows of some of them, as it keeps it: one piece for each bucket.
     """
 
     facts: dict[int, Facts] = field(default_factory=dict)
+    retracted: dict[int, list[Joined]] = field(default_factory=dict)
     known: dict[int, list[bytes]] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[int, Facts]:
+        """The facts of searches of which nothing is taken back."""
+        if not self.retracted:
+            return self.facts
+        return {id_: facts for id_, facts in self.facts.items() if id_ not in self.retracted}
 
 
 @dataclass
@@ -102,7 +111,12 @@ class EngagementLane:
             self._add_interactions(work, batch, done)
 
     def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
-        """Nothing: facts of several events are one, and name nobody; a rebuild counts them anew."""
+        """Subtract what an event said of its search; one that says nothing of results counted nothing."""
+        joined = retraction.joined
+        if joined is None or (done is not None and offset < done[joined.search % SHARDS]):
+            return
+        share = work.shards.setdefault(joined.search % SHARDS, Share())
+        share.retracted.setdefault(joined.search, []).append(joined)
 
     def finish(self, work: Work) -> None:
         """Nothing is left to do."""
@@ -110,15 +124,17 @@ class EngagementLane:
     def amend(self, work: Work, shard: int, known: Sequence[Any]) -> None:
         """Take what Redis knows of some searches for what is known: pairs of a search's index and pieces of facts."""
         share = work.shards[shard]
-        ids = list(share.facts)
+        ids = [*share.told, *share.retracted]
         share.known |= {ids[index]: pieces for index, *pieces in known}
 
     def arguments(self, share: Share | None) -> list[Arg]:
         """Return the function's arguments after the offsets and the bucket; None changes the offsets only."""
         if share is None:
             return [b"", *self._shape]
+        retractions = self._take_back(share)
         expected, searches = self._count(share)
-        args = [b"", *self._shape, len(expected) // 2, *expected, len(share.facts), *searches]
+        args = [b"", *self._shape, len(share.retracted), *retractions]
+        args += (len(expected) // 2, *expected, len(searches) // 2, *searches)
         for hour, tables in self._gains.take().items():
             for by, rows in tables.items():
                 args += (by, hour, len(rows), packed(by, rows.values()), *rows)
@@ -131,7 +147,7 @@ class EngagementLane:
             remembered.clear()
         expected: list[Arg] = []
         searches: list[Arg] = []
-        for index, (id_, facts) in enumerate(share.facts.items()):
+        for index, (id_, facts) in enumerate(share.told.items()):
             known = share.known.get(id_)
             if known is None and id_ in remembered:
                 known = [remembered[id_]]
@@ -150,6 +166,37 @@ class EngagementLane:
             remembered[id_] = stored
             searches += (id_.to_bytes(8, "little"), stored)
         return expected, searches
+
+    def _take_back(self, share: Share) -> list[Arg]:
+        """Count searches without what is taken back; return what the function has to know of each."""
+        gains = self._gains
+        args: list[Arg] = []
+        dedup_ms, ratio = int(self._shape[0]), int(self._shape[1])
+        for id_, several in share.retracted.items():
+            pieces = share.known.get(id_, [])
+            # What came with the retractions is added first.
+            whole = share.facts.get(id_, [])
+            for piece in map(self._unpack, pieces):
+                gains.take_back(piece)
+                whole = merge(piece, whole) if whole else piece
+            if whole:
+                for joined in several:
+                    whole = without(whole, joined.own, joined.left)
+                if whole:
+                    gains.add(whole)
+            else:
+                # Nobody remembers the search: what it counted is what the lake says that it was told.
+                for joined in several:
+                    if joined.told:
+                        gains.take_back(joined.told)
+                        if joined.left:
+                            gains.add(joined.left)
+            self._remembered.pop(id_, None)
+            first = min(joined.first_ms for joined in several) // dedup_ms // ratio - 1
+            last = max(joined.last_ms for joined in several) // dedup_ms // ratio + 1
+            args += (id_.to_bytes(8, "little"), first, last, int(id_ in share.facts), b"".join(pieces))
+            args.append(self._pack(whole) if whole else b"")
+        return args
 
     def _add_interactions(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
         shards, known = work.shards, self._bits

@@ -4,7 +4,7 @@ Facts are merged by minimum and by OR, so they do not depend on the order of eve
 search counts is a function of its facts: when they grow, what they counted is taken back and what they count is added.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -61,6 +61,29 @@ def merge(facts: Facts, more: Facts) -> Facts:
         else:
             both[6 + 3 * n] |= bits
     return both
+
+
+def without(facts: Facts, own: Sequence[Any], left: Facts) -> Facts:
+    """Return what is known of a search when one of its events is taken back; nothing if that was all.
+
+    Args:
+        facts: what is known; which event said what is not.
+        own: position, document and bits of each result that the event told of: these go, unless others say the same.
+        left: what the events say that stay.
+    """
+    bits = dict(_results(facts))
+    for place, gone in _results(own, 0):
+        bits[place] = bits.get(place, 0) & ~gone
+    for place, stays in _results(left):
+        bits[place] = bits.get(place, 0) | stays
+    results = [each for (position, document), about in bits.items() if about for each in (position, document, about)]
+    return [*(left or facts)[:4], *results] if results or left else []
+
+
+def _results(facts: Sequence[Any], first: int = 4) -> Iterator[tuple[tuple[int, str], int]]:
+    """Yield position and document of each result, with its bits."""
+    for n in range(first, len(facts), 3):
+        yield (facts[n], facts[n + 1]), facts[n + 2]
 
 
 class Gains:

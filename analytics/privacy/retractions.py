@@ -14,8 +14,8 @@ from clickwell.schemas.controls import Joined, Retraction
 from clickwell.schemas.interactions import signals_of
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import Settings
-from clickwell.stream_processors.engagement import BITS, SHOWN, UNKNOWN, merge
 from clickwell.stream_processors.history import Entry
+from clickwell.stream_processors.outcomes import BITS, SHOWN, UNKNOWN, merge
 
 # What has to be known of the rows of a table.
 _PLACE = ("kafka_topic_id", "kafka_partition", "kafka_offset")
