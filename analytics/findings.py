@@ -134,6 +134,8 @@ def low_ctr_queries(queries: dict[str, NDArray[Any]], threshold: float, limit: i
 
 def skipped_documents(documents: dict[str, NDArray[Any]], limit: int) -> Findings[DocumentSignal]:
     """Return the documents that stand at the top and are passed over."""
+    looked_at = documents["top_examined"] > 0
+    documents = {name: column[looked_at] for name, column in documents.items()}
     examined, clicks = documents["top_examined"], documents["top_clicks"]
     expected = documents["top_expected"] / np.maximum(examined, 1)
     bar = (1 - expected) * SKIPPED_SHARE

@@ -86,7 +86,7 @@ class Period:
         text = f"""
 select {f"{by}, " if by else ""}{columns} from {table}
 where retriever_id = $retriever and day between $since and $until
-{f"group by {by}" if by else ""} {having} {f"order by {by}" if by else ""}"""  # noqa: S608  # only own text
+{f"group by {by} {having} order by {by}" if by else ""}"""  # noqa: S608  # only own text
         return self._connection.execute(text, self._bound).fetchnumpy()
 
     def numbers(self) -> Numbers:
@@ -137,11 +137,20 @@ where retriever_id = $retriever and day between $since and $until
         parts += [f"sum({name}) as {name}" for name in ("first_sum", "first_squares", "expected")]
         return self.columns(", ".join([*parts, "max(last_at) as last_at"]), "queries", by="query_key")
 
-    def top_documents(self) -> dict[str, NDArray[Any]]:
-        """Return the sums of each document that was examined at the top."""
-        parts = [f"sum({name})::bigint as {name}" for name in ("top_shown", "top_examined", "top_clicks")]
-        sums = ", ".join([*parts, "sum(top_expected) as top_expected"])
-        return self.columns(sums, "documents", by="feature_id", having="having sum(top_examined) > 0")
+    def documents(self) -> dict[str, NDArray[Any]]:
+        """Return the sums of each document, in no order, and `elsewhere`, its clicks in other retrievers.
+
+        A month of a large site has more rows of documents than of all else together: whoever asks shares the answer.
+        """
+        whole = ("shown", "top_shown", "top_examined", "top_clicks", "deep_shown", "deep_clicks")
+        parts = [f"coalesce(sum({name}) filter (own), 0)::bigint as {name}" for name in whole]
+        parts += ["coalesce(sum(top_expected) filter (own), 0) as top_expected"]
+        parts += ["coalesce(sum(clicks) filter (not own), 0)::bigint as elsewhere"]
+        text = f"""
+select feature_id, {", ".join(parts)}
+from (select *, retriever_id = $retriever as own from documents where day between $since and $until)
+group by feature_id"""  # noqa: S608  # only own text
+        return self._connection.execute(text, self._bound).fetchnumpy()
 
     def detours(self) -> dict[str, tuple[str, int]]:
         """Return, for each query that found nothing, what was asked next most often, and how often."""
@@ -152,34 +161,20 @@ where retriever_id = $retriever and day between $since and $until
                 best[query] = (following, n)
         return best
 
-    def blind_spots(self, queries: dict[str, NDArray[Any]], low_ctr: float) -> BlindSpots:
+    def blind_spots(
+        self, queries: dict[str, NDArray[Any]], documents: dict[str, NDArray[Any]], low_ctr: float
+    ) -> BlindSpots:
         """Return what these facts cannot see."""
         thin = (queries["shown"] < least_evidence(low_ctr)) & (queries["shown"] > 0)
         searches = queries["searches"].sum()
-        deep = self.columns(
-            "sum(deep_shown)::bigint as deep_shown, sum(deep_clicks)::bigint as deep_clicks",
-            "documents",
-            by="feature_id",
-            having="having sum(deep_clicks) > 0 and sum(top_shown) < sum(shown) / 20",
-        )
         curve = self.columns("sum(clicks)::double as clicks, sum(shown)::double as shown", "positions", by="position")
         below = curve["position"] >= DEEP
         usual = curve["clicks"][below].sum() / max(curve["shown"][below].sum(), 1)
-        low, _ = wilson(deep["deep_clicks"], deep["deep_shown"])
-        elsewhere = self._connection.execute(
-            """
-select count(*) from (
-  select feature_id from documents where day between $since and $until
-  group by feature_id
-  having sum(clicks) filter (retriever_id <> $retriever) > 0
-     and coalesce(sum(shown) filter (retriever_id = $retriever), 0) = 0
-)""",
-            self._bound,
-        ).fetchone()
-        assert elsewhere is not None
+        hardly_at_top = documents["top_shown"] < documents["shown"] / 20
+        low, _ = wilson(documents["deep_clicks"], documents["deep_shown"])
         return BlindSpots(
-            deep_documents=int((low > usual).sum()),
-            unseen_documents=int(elsewhere[0]),
+            deep_documents=int(((documents["deep_clicks"] > 0) & hardly_at_top & (low > usual)).sum()),
+            unseen_documents=int(((documents["elsewhere"] > 0) & (documents["shown"] == 0)).sum()),
             thin_queries=int(thin.sum()),
             thin_searches=float(queries["searches"][thin].sum() / searches) if searches else None,
         )

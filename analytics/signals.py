@@ -111,16 +111,16 @@ def get_retriever_signals(
     with kept.connect(settings, since - length if compare else since, until) as connection:
         period = Period(connection, retriever_id, since, until)
         before = Period(connection, retriever_id, since - length, since - timedelta(days=1)) if compare else None
-        queries = period.queries()
+        queries, documents = period.queries(), period.documents()
         return Signals(
             retriever_id=retriever_id,
             numbers=period.numbers(),
             ctr_by_position=period.positions(),
             low_ctr_queries=low_ctr_queries(queries, low_ctr, limit),
-            skipped_documents=skipped_documents(period.top_documents(), limit),
+            skipped_documents=skipped_documents(documents, limit),
             zero_result_queries=zero_result_queries(queries, period.detours(), limit),
             comparison=_comparison(before, period) if before else None,
-            blind_spots=period.blind_spots(queries, low_ctr),
+            blind_spots=period.blind_spots(queries, documents, low_ctr),
         )
 
 
