@@ -163,7 +163,7 @@ def _write(client: redis.Redis, batch: list[tuple[str, bytes]]) -> None:
 
 
 def _publish(client: redis.Redis) -> None:
-    """Let the drafts take the place of what readers see."""
+    """Let the drafts take the place of what readers see: at once, or shard by shard in a cluster."""
     pipeline = client.pipeline(transaction=True)
     present = [shard for shard in range(SHARDS) if client.exists(_draft_key(shard))]
     for shard in range(SHARDS):
