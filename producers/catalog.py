@@ -63,7 +63,7 @@ def load(
     """
     loaded = Loaded(attributes=dict.fromkeys(names, 0))
     with connect(settings) as client, redis_errors():
-        client.delete(*map(_draft_key, range(SHARDS)))
+        _forget_drafts(client)
         batch: list[tuple[str, bytes]] = []
         for row in rows_of(sources):
             advance()
@@ -149,6 +149,14 @@ def _id(row: Mapping[str, Any], id_name: str | None) -> str | None:
 
 def _draft_key(shard: int) -> str:
     return f"{catalog_key(shard)}:draft"
+
+
+def _forget_drafts(client: redis.Redis) -> None:
+    """Remove what a load that was broken off has left."""
+    pipeline = client.pipeline(transaction=False)
+    for shard in range(SHARDS):
+        pipeline.delete(_draft_key(shard))
+    pipeline.execute()
 
 
 def _write(client: redis.Redis, batch: list[tuple[str, bytes]]) -> None:

@@ -240,8 +240,9 @@ class Stack:
 
     def generations(self) -> set[str]:
         """Return the names of all generations that have any key."""
-        # Histories, under `h`, belong to none.
-        return {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)} - {"h"}
+        # Histories, under `h`, and the catalogue belong to none.
+        names = {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)}
+        return names - {"h", "catalog"}
 
     @staticmethod
     def now_ms() -> int:

@@ -1,21 +1,42 @@
 """A Redis Cluster whose slots move and whose primaries die under load, each time followed by the recount."""
 
+import asyncio
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
 
 import pytest
 
-from clickwell.analytics.audit import audit
+from clickwell.analytics import consumed
+from clickwell.analytics.audit import Difference, audit
+from clickwell.analytics.eraser import Eraser
+from clickwell.analytics.proof import prove
+from clickwell.devstack.status import look
+from clickwell.errors import RedisError
+from clickwell.producers import catalog
+from clickwell.producers.erasures import request_erasure
+from clickwell.redis_client import active_generation, connect
 from clickwell.redis_routing import slot_of
+from clickwell.schemas.erasure import Erasure
 from clickwell.schemas.keys import ACTIVE
-from clickwell.serving.boosts import BoostReader
+from clickwell.serving.api.keys import Scope, create, list_keys
+from clickwell.serving.boosts import AsyncBoostReader, BoostReader
+from clickwell.serving.counts import rows_of, summary
+from clickwell.serving.interactions import InteractionReader
+from clickwell.serving.snapshot import Boosts
+from clickwell.serving.trending import top
+from clickwell.serving.windows import read_windows
+from clickwell.settings import Settings
+from clickwell.stream_processors import worker
 
 from .cluster_stack import ClusterStack
 from .harness import wait_for
 from .lake import Sink
+from .load import Traffic
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 
@@ -99,17 +120,106 @@ def test_a_new_primary_joins(stack: ClusterStack) -> None:
     stack.assert_exact()
 
 
-def test_everything_else_works_on_a_cluster(stack: ClusterStack) -> None:
-    """Commands, audit, rebuild and erasure do on three nodes what they do on one."""
+def test_readers_audit_rebuild_and_erasure(stack: ClusterStack, tmp_path: Path) -> None:
+    """Everything else that asks Redis gets from three nodes what it would get from one."""
     settings = stack.settings
-    stack.publish(seed=73, count=3000)
+    send(stack)
     stack.work()
-    sink = Sink("sink", stack.folder, stack.kafka.address)
+    sink, eraser = Sink("sink", stack.folder, stack.kafka.address), Eraser(settings, threading.Event())
     sink.spawn()
     try:
         stack.assert_exact()
         found = audit(settings)
         assert (found.differences, found.window_differences) == ([], [])
-        assert found.total > 1000
+        wait_for(lambda: boosts_of(settings).reason is None, 20, "fresh counts")
+        assert_readers_agree(stack, found.total)
+        assert_people_are_known(settings, tmp_path)
+        before = stack.active()
+        stack.rebuild()
+        wait_for(lambda: stack.active() != before, 60, "the rebuilt counts")
+        wait_for(lambda: stack.generations() == {stack.active()}, 20, "the end of the old ones")
+        request_erasure(settings, Erasure(erasure_id="e1", user_id="user-1"))
+        wait_for(eraser.step, 20, "the request")
+        while eraser.step():
+            pass
     finally:
         sink.kill()
+    with InteractionReader(settings) as people:
+        assert (people.list("user-1").items, len(people.list("user-2").items)) == ((), 20)
+    proof = prove(settings)
+    assert (proof.found, proof.receipts) == ([], 1)
+    assert not audit_of_counts(stack)
+
+
+def send(stack: ClusterStack) -> None:
+    """Send ordinary traffic, and 20 clicks of each of three users."""
+    traffic = Traffic(stack.kafka.address, seed=73, poison=0)
+    traffic.send(2000)
+    for number in range(60):
+        event = {"feature_id": f"doc-{number // 3}", "interaction_type": ["click"], "user_id": f"user-{number % 3}"}
+        traffic.produce(json.dumps(event | {"timestamp": stack.now_ms() - 1000}).encode())
+    traffic.flush()
+
+
+def boosts_of(settings: Settings) -> Boosts:
+    """Return the boosts of a list, read with a reader of its own."""
+    with BoostReader(settings) as reader:
+        return reader.boosts(DOCUMENTS)
+
+
+def assert_readers_agree(stack: ClusterStack, total: int) -> None:
+    """Compare what the readers say with each other and with the recount's total."""
+    settings = stack.settings
+    generation = active_generation(stack.client)
+    assert generation
+    assert sum(summary(stack.client, generation)["total"].values()) == total
+    clicks = [row.count for row in rows_of(stack.client, generation, feature_id="doc-3") if row.signal == "click"]
+    boosts = boosts_of(settings)
+    assert boosts[3].by_signal["click"] == sum(clicks) > 0
+
+    async def read() -> Boosts:
+        async with AsyncBoostReader(settings) as reader:
+            return await reader.boosts(DOCUMENTS)
+
+    assert asyncio.run(read()).values.tolist() == boosts.values.tolist()
+    assert len(top(settings, 10)) == 10
+    assert any(row.exposures for row in read_windows(stack.client, generation))
+    status = look(settings)
+    assert status.workers
+    assert all(part.up for part in status.components)
+
+
+def assert_people_are_known(settings: Settings, folder: Path) -> None:
+    """Check histories, also those filled from the lake, the catalogue, and keys of the API."""
+    path = folder / "catalog.jsonl"
+    path.write_text("\n".join(json.dumps({"id": f"doc-{n}", "brand": f"brand {n % 4}"}) for n in range(200)))
+    assert catalog.load(settings, [str(path)]).described == 200
+    assert consumed.fill(settings)["entries"] == 60
+    with InteractionReader(settings) as people:
+        assert len(people.list("user-1").items) == 20
+        assert set(people.profile("user-1").attributes["brand"]) == {f"brand {n}" for n in range(4)}
+    with connect(settings) as client:
+        key, _ = create(client, frozenset({Scope.READ}))
+        assert [each.id for each in list_keys(client)] == [key.id]
+
+
+def audit_of_counts(stack: ClusterStack) -> list[Difference]:
+    """Return how counts and lake differ once the workers have passed the log's end."""
+    stack.settle()
+    return audit(stack.settings).differences
+
+
+def test_a_node_that_is_taken_for_a_server_is_refused(stack: ClusterStack) -> None:
+    """Whoever is told of one node and not of the cluster hears which setting is missing."""
+    alone = stack.settings.redis.model_copy(update={"cluster": False})
+
+    async def check() -> None:
+        client = worker.connect(alone, timeout=2)
+        try:
+            await worker.check_redis(client, alone)
+        finally:
+            await client.aclose()
+
+    with pytest.raises(RedisError, match="is a node of a cluster") as refused:
+        asyncio.run(check())
+    assert "CLICKWELL_REDIS__CLUSTER=true" in str(refused.value.fix)
