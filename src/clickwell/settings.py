@@ -60,6 +60,8 @@ class RedisSettings(_Group):
 
     url: str = "redis://127.0.0.1:6379/0"
     """redis://, rediss:// (TLS) or unix:// address, with user and password where ACLs are used."""
+    cluster: bool = False
+    """The address is that of a node of a Redis Cluster; the others are asked for. See docs/scaling.md."""
     timeout: float = Field(default=5.0, gt=0, le=60)
     """Seconds that the workers wait for an answer before they rewind and ask again."""
 
