@@ -307,7 +307,7 @@ class AlertSettings(_Group):
     prometheus: Path | None = None
     """File for Prometheus' textfile collector, written at each check."""
     every_seconds: float = Field(default=900.0, ge=10, le=86_400)
-    """How often `clickwell alerts watch` checks. A check looks at full hours only."""
+    """How often `clickwell insights` and `alerts watch` check. A check looks at full hours only."""
 
     @field_validator("webhook")
     @classmethod
@@ -315,6 +315,15 @@ class AlertSettings(_Group):
         if value.get_secret_value() and not value.get_secret_value().startswith(("http://", "https://")):
             raise ValueError("begin it with http:// or https://")
         return value
+
+
+class CorrectedSettings(_Group):
+    """How `clickwell insights` keeps corrected popularity fresh, for stages of `corrected_ctr`."""
+
+    every_seconds: float = Field(default=3600.0, ge=0, le=86_400)
+    """How often it is published; 0 leaves it to `clickwell corrected --publish`."""
+    days: int = Field(default=28, ge=1, le=366)
+    """Days of the lake that it rests on."""
 
 
 class EmbeddingSettings(_Group):
@@ -370,6 +379,7 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    corrected: CorrectedSettings = CorrectedSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
 
     @property
