@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import redis
 
+from clickwell import exposition, metrics
 from clickwell.analytics.fences import FENCED, LogWriter, TakenOverError
 from clickwell.analytics.histories import forget
 from clickwell.analytics.receipts import Receipts
@@ -22,6 +23,7 @@ from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
 from clickwell.errors import ClickwellError, DependencyError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
+from clickwell.metrics import Sample
 from clickwell.privacy import load_keys
 from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.controls import Subject
@@ -69,11 +71,13 @@ class Eraser:
         self._failpoints = Failpoints(settings.privacy.failpoint)
         self._writer = LogWriter(settings, self._kafka, self._log, self._failpoints)
         self._hidden: list[dict[str, Any]] | None = None
+        self._done = 0
 
     def run(self) -> None:
         """Work until told to stop, or until another eraser has taken over."""
         hider = threading.Thread(target=self._hide_for_ever, name="hider", daemon=True)
         hider.start()
+        exposition.serve(self._settings.metrics, "eraser", self.samples)
         while not self._stopping.is_set():
             try:
                 if not self.step():
@@ -87,6 +91,14 @@ class Eraser:
                 log.warning("the eraser waits: %s%s", error.message, f": {error.why}" if error.why else "")
                 self._stopping.wait(RETRY_SECONDS)
         hider.join(5)
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield what Prometheus is told."""
+        waiting = [request.received_ms for request in self._before("done")]
+        yield metrics.ERASURES_OPEN(len(waiting))
+        yield metrics.ERASURE_AGE(time.time() - min(waiting) / 1000 if waiting else 0)
+        yield metrics.ERASURES_DONE(self._done)
+        yield metrics.ERASURES_INVALID(self._log.invalid)
 
     def step(self) -> bool:
         """Carry out one batch; False when there is nothing to do.
@@ -149,6 +161,7 @@ class Eraser:
         self._failpoints.visit("after_receipt")
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
         self._writer.step(Step("done", batch.name, place=batch.place, receipt=last, **everything))
+        self._done += len(batch.subjects)
         log.info("batch %s is done: %d erasures", batch.name, len(batch.subjects))
 
     def _people(self, batch: Batch) -> dict[str, list[Subject]]:
@@ -262,16 +275,20 @@ class Eraser:
                 log.warning("erased events cannot be hidden: %s", error.message)
             self._stopping.wait(self._settings.privacy.poll_seconds)
 
-    def _hide(self) -> None:
-        batches = self._log.batches.values()
-        done = {each.erasure_id for batch in batches if batch.past("rewritten") for each in batch.subjects}
+    def _before(self, step: str) -> list[Request]:
+        """Return the requests for which a step has not been done; called from other threads than the work."""
+        batches = list(self._log.batches.values())
+        done = {each.erasure_id for batch in batches if batch.past(step) for each in batch.subjects}
         pending = [request for name, request in list(self._log.requests.items()) if name not in done]
         if pending:
             receipts = {receipt["erasure_id"] for receipt in self._receipts.read()}
             pending = [request for request in pending if request.erasure.erasure_id not in receipts]
+        return pending
+
+    def _hide(self) -> None:
         wanted = [
             {"kind": kind, "value": name, "since": request.erasure.since, "until": request.erasure.until}
-            for request in pending
+            for request in self._before("rewritten")
             for kind, value in [request.erasure.subject]
             for name in (self._keys.names(value) if kind == "user_id" else [value])
         ]

@@ -34,6 +34,7 @@ from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
 from clickwell.schemas.wire import MAX_EVENT_BYTES, headers
 from clickwell.settings import Settings
+from clickwell.tracing import tracing_of
 
 # Room for the key, the headers and the batch's own framing beside the largest event.
 MAX_RECORD_BYTES = MAX_EVENT_BYTES + (1 << 20)
@@ -104,6 +105,7 @@ class Emitter:
         # Of every user_id, before it leaves the process.
         self.name_of = _pseudonyms(self._settings)
         self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
+        self._tracing = tracing_of(self._settings)
         buffers = self._settings.emitter
         self._spool = Spool.claim(buffers.spool, max_bytes=buffers.spool_bytes) if buffers.spool else None
         self._spooling = bool(self._spool)  # new events go behind those on disk
@@ -286,6 +288,8 @@ class Emitter:
     def _produce(self, record: Record, report: Callable[[Report | None, Message], None]) -> Report | None:
         """Hand a record to the client; return why it does not take it, None if it does."""
         version, _, *rest = self._headers[record.kind]
+        if self._tracing is not None:
+            rest += self._tracing.headers()
         try:
             self._producer.produce(
                 TOPIC_OF[record.kind],

@@ -3,13 +3,15 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.dead_letters import DeadLetters, Source
@@ -17,6 +19,7 @@ from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, TopicRecreatedError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
+from clickwell.metrics import SINK_FRESHNESS, SINK_WRITE_SECONDS, Histogram
 from clickwell.privacy import missing_key
 from clickwell.schemas.controls import Fence
 from clickwell.schemas.decode import Batch, Record
@@ -27,6 +30,7 @@ from clickwell.sinks.columns import COLUMNS, LogRecord, records_of
 from clickwell.sinks.commit import MovedError, Pending, TableWriter
 from clickwell.sinks.recent import Ids
 from clickwell.sinks.table import Table, recreated
+from clickwell.tracing import MOST_LINKS, requests_of, tracing_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,12 @@ LAST_FLUSH_SECONDS = 12.0
 
 @dataclass
 class Stats:
-    """Counters since the start."""
+    """What a lane has done since the start.
+
+    Attributes:
+        rejected: bad records by reason.
+        write_seconds, freshness: of each commit, as the metrics of these names say.
+    """
 
     rows: int = 0
     repeats: int = 0
@@ -56,6 +65,9 @@ class Stats:
     conflicts: int = 0
     rewinds: int = 0
     lost: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    write_seconds: Histogram = field(default_factory=SINK_WRITE_SECONDS.histogram)
+    freshness: Histogram = field(default_factory=SINK_FRESHNESS.histogram)
 
 
 @dataclass
@@ -71,6 +83,8 @@ class Buffer:
     size: int = 0
     urgent: bool = False
     since: float | None = None
+    oldest_ms: int = 1 << 62
+    requests: dict[bytes, None] = field(default_factory=dict)
 
 
 class Lane(threading.Thread):
@@ -109,12 +123,15 @@ class Lane(threading.Thread):
         # Partitions given to this lane that must be looked up in the table before they are read.
         self._unplaced: list[int] | None = None
         self._next: dict[int, int] = {}
+        self._written: dict[int, int] = {}
+        self._consuming: Consumer | None = None
+        self._tracing = tracing_of(settings)
         self._checked_at = time.monotonic()
 
     def run(self) -> None:
         """Work until stopped."""
         try:
-            consumer = self._consumer()
+            consumer = self._consuming = self._consumer()
             try:
                 while not self._stopping.is_set():
                     self._step(consumer)
@@ -129,6 +146,29 @@ class Lane(threading.Thread):
         finally:
             self._stopping.set()
             self._worker.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def table(self) -> str:
+        """Name of the table."""
+        return self._table.name
+
+    @property
+    def live_files(self) -> int:
+        """How many files the table has, as far as this lane knows."""
+        return self._writer.live_files if self._writer else 0
+
+    def lag(self) -> dict[int, int]:
+        """Return how many records of each assigned partition are not in the table, as far as the consumer knows."""
+        found = {}
+        for partition in list(self._next):
+            try:
+                _, end = self._consuming.get_watermark_offsets(  # type: ignore[union-attr]  # it has given partitions
+                    TopicPartition(self._table.topic.name, partition), cached=True
+                )
+            except (KafkaException, RuntimeError):
+                continue  # the consumer is closed, or the partition was taken away meanwhile
+            found[partition] = max(0, end - self._written.get(partition, end))
+        return found
 
     def _consumer(self) -> Consumer:
         sink, kafka = self._settings.sink, self._settings.kafka
@@ -187,7 +227,7 @@ class Lane(threading.Thread):
             return
         placed, self._erased = found
         self._unplaced = None
-        self._next = dict(placed)
+        self._next, self._written = dict(placed), dict(placed)
         self._buffer = Buffer(expected=dict(placed), next=dict(placed))
         topic = self._table.topic.name
         consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in placed.items()])
@@ -246,6 +286,9 @@ class Lane(threading.Thread):
             # Somebody waits until all before a fence is in the table.
             buffer.urgent |= any(isinstance(control, Fence) for _, control in batch.controls)
         buffer.count += len(records)
+        buffer.oldest_ms = min(buffer.oldest_ms, records[0].timestamp)
+        if self._tracing is not None and len(buffer.requests) < MOST_LINKS:
+            buffer.requests |= requests_of(message.headers() for message in messages)  # type: ignore[misc]  # its stubs
         buffer.size += sum(len(record.value) for record in records if record.value is not None)
         buffer.next.update((record.partition, record.offset + 1) for record in records)
         buffer.since = buffer.since or time.monotonic()
@@ -321,7 +364,9 @@ class Lane(threading.Thread):
                 self._send_dead_letters(buffer)
                 moved = {p: offset for p, offset in buffer.next.items() if offset != buffer.expected[p]}
                 expected = {partition: buffer.expected[partition] for partition in moved}
-                written = self._writer.write(Pending(buffer.rows, buffer.ids, expected, moved))
+                began = time.monotonic()
+                with self._traced(buffer):
+                    written = self._writer.write(Pending(buffer.rows, buffer.ids, expected, moved))
             except TopicRecreatedError:
                 raise
             except DependencyError as error:
@@ -338,10 +383,19 @@ class Lane(threading.Thread):
         stats.conflicts += written.conflicts
         stats.commits += 1
         stats.bad += len(buffer.bad)
+        stats.rejected.update(error.reason for _, error in buffer.bad)
+        stats.write_seconds.observe(time.monotonic() - began)
+        stats.freshness.observe(max(0.0, time.time() - buffer.oldest_ms / 1000))
+        self._written.update(moved)
         log.info(
             "%s wrote %d rows into %d files, left out %d repeats, %d bad; %d others were first",
             *(self.name, written.rows, written.files, written.repeats, len(buffer.bad), written.conflicts),
         )
+
+    def _traced(self, buffer: Buffer) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        return self._tracing.batch(f"write {self._table.name}", buffer.requests, records=buffer.count)
 
     def _check_topic(self) -> None:
         topic_id, _ = self._kafka.describe(self._table.topic.name)

@@ -16,7 +16,7 @@ from clickwell.producers.emitter import Emitter
 from clickwell.redis_client import bad_address, client_options
 from clickwell.serving.api.access import Access
 from clickwell.serving.api.capture import Capture
-from clickwell.serving.api.observe import Metrics
+from clickwell.serving.api.measures import Measures
 from clickwell.serving.boosts import AsyncBoostReader
 from clickwell.serving.interactions import AsyncInteractionReader
 from clickwell.settings import Settings
@@ -54,8 +54,8 @@ class Services:
             raise bad_address(error) from None
         self.access = Access(self.redis, settings.api.origins)
         self.reader = AsyncBoostReader(settings)
-        self.metrics = Metrics()
         self.interactions = AsyncInteractionReader(settings)
+        self.measures = Measures(settings, {"boosts": self.reader, "interactions": self.interactions})
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -64,7 +64,7 @@ class Services:
         buffers = self.settings.emitter.model_copy(update={"spool": None})
         self.emitter = Emitter(self.settings.model_copy(update={"emitter": buffers}), source="api")
         self.capture = Capture(self.settings, self.emitter)
-        self.metrics.watch(self.capture)
+        self.measures.watch(self.capture, self.emitter)
         await asyncio.gather(self.access.refresh(), self._recall())
         refreshing = asyncio.create_task(self.access.keep_fresh())
         try:

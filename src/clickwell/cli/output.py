@@ -23,6 +23,13 @@ DataOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of /metrics; 0 serves none. Default: CLICKWELL_METRICS__PORT, else none."
+    ),
+]
+
 # A run that ends sooner needs no bar; a bar that flashes up is only noise.
 _QUIET_SECONDS = 0.5
 # Often enough to show in a build log that the run lives, rarely enough not to fill it.
@@ -36,6 +43,11 @@ _ASCII = str.maketrans({"✓": "ok", "✗": "x", "·": "-", "…": "..."})
 def examples(*commands: str) -> str:
     """Return the epilog of a command's `--help`: lines that can be copied."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def metrics_on(port: int | None) -> dict[str, Any]:
+    """Return the setting that `--metrics-port` stands for, for `Settings.load`."""
+    return {} if port is None else {"metrics": {"port": port}}
 
 
 def note(text: str) -> None:
