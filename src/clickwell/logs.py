@@ -27,6 +27,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def as_json() -> bool:
+    """Tell whether this process logs JSON, so that whatever else it says should be JSON, too."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+
+
 def set_up(settings: LogSettings) -> None:
     """Log to stderr from now on, as the settings say; a second call changes nothing."""
     handler = logging.StreamHandler()

@@ -41,6 +41,23 @@ def test_an_exception_comes_along():
     assert line["error"].endswith("ValueError: invalid literal for int() with base 10: 'no'")
 
 
+def test_what_a_command_says_is_json_too(capfd):
+    """Notes and errors of a process that logs JSON are records as well."""
+    code = (
+        "from clickwell import logs; from clickwell.settings import LogSettings; from clickwell.cli import output;"
+        "from clickwell.errors import RedisError; logs.set_up(LogSettings(format='json')); output.note('ready');"
+        "output.warn('odd'); output.fail(RedisError('away', why='refused', fix='start it'))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["level"], line["message"]) for line in lines] == [
+        ("INFO", "ready"),
+        ("WARNING", "odd"),
+        ("ERROR", "away"),
+    ]
+    assert (lines[2]["why"], lines[2]["fix"], lines[2]["code"]) == ("refused", "start it", "CW-210")
+
+
 def test_the_setting_decides_about_the_process():
     """JSON and the level are set once for everything that logs."""
     code = (
