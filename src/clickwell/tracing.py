@@ -51,7 +51,7 @@ class Tracing:
         from opentelemetry.trace import SpanKind  # noqa: PLC0415  # of an extra
 
         context = _context_of(parent) if parent else None
-        return self._tracer.start_as_current_span("HTTP", context=context, kind=SpanKind.SERVER)
+        return self._span("HTTP", context=context, kind=SpanKind.SERVER)
 
     @contextmanager
     def batch(self, name: str, requests: Iterable[bytes], **attributes: str | int) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Tracing:
 
         if links := _links(requests):
             attributes = {"messaging.system": "kafka", **attributes}
-            with self._tracer.start_as_current_span(name, kind=SpanKind.CONSUMER, links=links, attributes=attributes):
+            with self._span(name, kind=SpanKind.CONSUMER, links=links, attributes=attributes):
                 yield
         else:
             yield
@@ -71,7 +71,20 @@ class Tracing:
 
         if not trace.get_current_span().is_recording():
             return nullcontext()
-        return self._tracer.start_as_current_span(name, attributes=attributes)
+        return self._span(name, attributes=attributes)
+
+    @contextmanager
+    def _span(self, name: str, **options: Any) -> "Iterator[Span]":
+        from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415  # of an extra
+
+        options |= {"record_exception": False, "set_status_on_exception": False}
+        with self._tracer.start_as_current_span(name, **options) as span:
+            try:
+                yield span
+            except Exception as error:
+                # Not its text, which may quote an event.
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
 
 
 def requests_of(headers: Iterable[Headers | None]) -> dict[bytes, None]:

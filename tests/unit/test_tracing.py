@@ -79,6 +79,15 @@ def test_a_chunk_without_requests_has_no_span(tracing, exporter):
     assert not exporter.get_finished_spans()
 
 
+def test_a_failure_is_told_without_its_words(tracing, exporter):
+    """An error's text may quote an event, and traces are no place for people."""
+    with pytest.raises(ValueError, match="u17"), tracing.batch("apply", [traceparent(1)]):
+        raise ValueError("u17 is no number")
+    [span] = exporter.get_finished_spans()
+    assert span.status.description == "ValueError"
+    assert "u17" not in span.to_json()
+
+
 def test_links_are_bounded(tracing, exporter):
     """A large chunk does not make a span that no server takes."""
     with tracing.batch("apply", [traceparent(number) for number in range(1, 500)]):
