@@ -11,7 +11,6 @@ from clickwell.analytics import alerting
 from clickwell.errors import InputError
 from clickwell.exposition import registry_of
 from clickwell.metrics import Histogram, Sample
-from clickwell.producers.emitter import Emitter
 from clickwell.serving.api.capture import Capture
 from clickwell.serving.reports import ReaderStats
 from clickwell.settings import Settings
@@ -46,11 +45,11 @@ class Measures:
         self._requests: dict[tuple[str, str, str], Histogram] = {}
         self._events: Counter[tuple[str, str]] = Counter()
         self._rejected: Counter[tuple[str, str]] = Counter()
-        self._emitter: Emitter | None = None
+        self._capture: Capture | None = None
 
-    def watch(self, capture: Capture, emitter: Emitter) -> None:
-        """Count what these do."""
-        self._emitter = emitter
+    def watch(self, capture: Capture) -> None:
+        """Count what a capture does."""
+        self._capture = capture
 
         def count(kind: str, verdict: str, events: int) -> None:
             self._events[kind, verdict] += events
@@ -76,11 +75,8 @@ class Measures:
         for metric, counts in ((metrics.API_EVENTS, self._events), (metrics.API_REJECTED, self._rejected)):
             for labels, events in counts.copy().items():
                 yield metric(events, *labels)
-        if self._emitter is not None:
-            yield metrics.API_PENDING(self._emitter.pending)
-            for kind, counted in self._emitter.stats.items():
-                for outcome, events in asdict(counted).items():
-                    yield metrics.EMITTER_EVENTS(events, kind, outcome)
+        if self._capture is not None:
+            yield metrics.API_PENDING(self._capture.pending)
         for name, reader in self._readers.items():
             yield metrics.READ_SECONDS(reader.seconds, name)
             stats = asdict(reader.stats)

@@ -64,7 +64,7 @@ class Services:
         buffers = self.settings.emitter.model_copy(update={"spool": None})
         self.emitter = Emitter(self.settings.model_copy(update={"emitter": buffers}), source="api")
         self.capture = Capture(self.settings, self.emitter)
-        self.measures.watch(self.capture, self.emitter)
+        self.measures.watch(self.capture)
         await asyncio.gather(self.access.refresh(), self._recall())
         refreshing = asyncio.create_task(self.access.keep_fresh())
         try:

@@ -123,13 +123,6 @@ API_REJECTED = _declared(
     "api", "counter", "api_rejected_events_total", "Events that were no valid events, by reason.", "kind", "reason"
 )
 API_PENDING = _declared("api", "gauge", "api_pending_events", "Events that the broker has not confirmed.")
-EMITTER_EVENTS = _declared(
-    "api",
-    "counter",
-    "emitter_events_total",
-    "Events by what became of them on the way to the broker; accepted ones end as acked or failed.",
-    *("kind", "outcome"),
-)
 READ_SECONDS = _declared(
     "api", "histogram", "read_seconds", "Time that a reader of Redis took to answer.", "reader", buckets=_READ
 )
