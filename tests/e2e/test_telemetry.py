@@ -111,7 +111,6 @@ def stack(tmp_path_factory, spans):
         run("publish", str(folder / "others.jsonl"), "--wait")
         poison(state["kafka"]["bootstrap_servers"])
         run("erase", "--user-id", "u3", "--wait")
-        run("boosts", "d1", "d2")
         run("alerts", "check")
         with httpx2.Client(base_url=parts["api"]["address"], timeout=30) as client:
             assert client.get("/v1/boosts", params={"feature_id": "d1"}).status_code == 200
