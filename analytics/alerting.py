@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -178,6 +179,12 @@ def samples(book: Book) -> Iterator[Sample]:
         yield metrics.ALERT_OPEN(value, *labels)
     if book.checked_ms is not None:
         yield metrics.ALERTS_CHECKED(book.checked_ms / 1000)
+
+
+def open_now(settings: Settings) -> Iterator[Sample]:
+    """Yield the gauges of the book of the data folder; none while it cannot be read."""
+    with suppress(InputError):
+        yield from samples(Book.read(settings))
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ METRICS_HEAD = """\
 
 <!-- Written by docs/generate.py from src/clickwell/metrics.py; `make docs` writes it anew. -->
 
-In Prometheus' text format at `/metrics`: of the API beside everything else, of workers, sinks and the eraser on
+In Prometheus' text format at `/metrics`: of the API beside everything else, of the other processes on
 `CLICKWELL_METRICS__PORT` (off by default; `clickwell up` gives each a port, which `stack.json` names). Each process
 counts since its start. Besides these, each has the process metrics of Prometheus' client:
 `process_resident_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds`. What to do when one looks wrong:
@@ -40,6 +40,7 @@ PARTS = {
     "worker": "Workers",
     "sink": "Sinks",
     "eraser": "Eraser",
+    "insights": "Insights",
 }
 
 

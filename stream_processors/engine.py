@@ -151,6 +151,7 @@ class Engine:
     Args:
         lanes: each reads some of the topics.
         dedup_ms: length of a dedup bucket, of the broker's time.
+        open_rows: puts names back into rows that were sealed.
         dead_letter_topics: whose bad records are dead-lettered here; others leave that to somebody else.
         seek: moves the consumer; called with {(topic, partition): offset}.
         fatal: told of an error that no retry can mend; must end the process.
@@ -168,6 +169,7 @@ class Engine:
         *,
         dedup_ms: int,
         idle_seconds: float,
+        open_rows: Callable[[Sequence[Any]], None] | None = None,
         dead_letter_topics: Collection[str] = (INTERACTIONS.name,),
         tracing: Tracing | None = None,
     ) -> None:
@@ -186,6 +188,8 @@ class Engine:
         self._idle_seconds = idle_seconds
         self._dead_letter_topics = dead_letter_topics
         self._decoders: dict[str, EventDecoder[Any]] = {INTERACTIONS.name: Decoder(), SEARCHES.name: SearchDecoder()}
+        for decoder in self._decoders.values():
+            decoder.open_rows = open_rows
         self._rewinds: set[asyncio.Task[None]] = set()
         self._tracing = tracing
 
@@ -357,7 +361,7 @@ class Engine:
                         part.done[lane.name][shard] = call.next
                     else:
                         assert works is not None
-                        lane.drop(works[lane.name], shard, reply.duplicates)
+                        lane.amend(works[lane.name], shard, reply.known)
                         again.append((lane, shard))
                 todo = again
             if everything:

@@ -7,6 +7,7 @@ import redis
 from clickwell import metrics
 from clickwell.metrics import Sample
 from clickwell.redis_client import connect
+from clickwell.redis_cluster import Cluster
 from clickwell.settings import Settings
 from clickwell.stream_processors.engine import NOWHERE, TP, Engine
 from clickwell.stream_processors.generations import Generations
@@ -75,14 +76,19 @@ class Measures:
 
     def _memory(self) -> Iterator[Sample]:
         try:
-            info = self._redis.info("memory", "stats")
+            servers = self._redis.primaries() if isinstance(self._redis, Cluster) else [self._redis]
+            about = {_address(server): server.info() for server in servers}
         except (redis.RedisError, OSError):
             yield metrics.REDIS_UP(0)
             return
-        options = self._redis.connection_pool.connection_kwargs
-        node = f"{options['host']}:{options['port']}" if "host" in options else options.get("path", "")
         yield metrics.REDIS_UP(1)
-        yield metrics.REDIS_USED(info["used_memory"], node)
-        yield metrics.REDIS_LIMIT(info.get("maxmemory", 0), node)
-        yield metrics.REDIS_POLICY(1, node, info.get("maxmemory_policy", "unknown"))
-        yield metrics.REDIS_EVICTED(info.get("evicted_keys", 0), node)
+        for node, info in about.items():
+            yield metrics.REDIS_USED(info["used_memory"], node)
+            yield metrics.REDIS_LIMIT(info.get("maxmemory", 0), node)
+            yield metrics.REDIS_POLICY(1, node, info.get("maxmemory_policy", "unknown"))
+            yield metrics.REDIS_EVICTED(info.get("evicted_keys", 0), node)
+
+
+def _address(server: redis.Redis) -> str:
+    options = server.connection_pool.connection_kwargs
+    return f"{options['host']}:{options['port']}" if "host" in options else options.get("path", "")

@@ -2,18 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Protocol
 
 from clickwell import metrics
-from clickwell.analytics import alerting
-from clickwell.errors import InputError
 from clickwell.exposition import registry_of
 from clickwell.metrics import Histogram, Sample
 from clickwell.serving.api.capture import Capture
 from clickwell.serving.reports import ReaderStats
-from clickwell.settings import Settings
 
 
 class Reader(Protocol):
@@ -34,13 +30,11 @@ class Measures:
     """Counts what one app does, and says how its parts are when it is asked.
 
     Args:
-        settings: tell where the book of alerts is.
         readers: name -> reader of Redis.
     """
 
-    def __init__(self, settings: Settings, readers: Mapping[str, Reader]) -> None:
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
         self.registry = registry_of("api", self.samples)
-        self._settings = settings
         self._readers = readers
         self._requests: dict[tuple[str, str, str], Histogram] = {}
         self._events: Counter[tuple[str, str]] = Counter()
@@ -83,5 +77,3 @@ class Measures:
             yield metrics.READS(stats["reads"], name)
             for reason in ("unavailable", "unreadable", "absent", "stale"):
                 yield metrics.NEUTRAL_READS(stats[reason], name, reason)
-        with suppress(InputError):
-            yield from alerting.samples(alerting.Book.read(self._settings))

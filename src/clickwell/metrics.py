@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-Part = Literal["worker", "sink", "eraser", "api"]
+Part = Literal["worker", "sink", "eraser", "insights", "api"]
 
 
 class Histogram:
@@ -130,17 +130,6 @@ READS = _declared("api", "counter", "reads_total", "Answers of readers of Redis.
 NEUTRAL_READS = _declared(
     "api", "counter", "neutral_reads_total", "Answers that are neutral or not up to date.", "reader", "reason"
 )
-ALERT_OPEN = _declared(
-    "api",
-    "gauge",
-    "alert_open",
-    "Whether an alert about relevance is open (1); alerts that closed lately are 0.",
-    *("rule", "retriever_id"),
-)
-ALERTS_CHECKED = _declared(
-    "api", "gauge", "alerts_checked_timestamp_seconds", "Full hour up to which alerts were last checked."
-)
-
 WORKER_RECORDS = _declared("worker", "counter", "worker_records_total", "Records taken from the log, of any kind.")
 WORKER_APPLIED = _declared("worker", "counter", "worker_applied_events_total", "Events that all lanes have applied.")
 WORKER_COUNTED = _declared(
@@ -244,4 +233,15 @@ ERASURE_AGE = _declared(
 ERASURES_DONE = _declared("eraser", "counter", "erasures_done_total", "Erasures whose receipt was written.")
 ERASURES_INVALID = _declared(
     "eraser", "counter", "erasures_invalid_records_total", "Records of the erasures topic that are none."
+)
+
+ALERT_OPEN = _declared(
+    "insights",
+    "gauge",
+    "alert_open",
+    "Whether an alert about relevance is open (1); alerts that closed lately are 0.",
+    *("rule", "retriever_id"),
+)
+ALERTS_CHECKED = _declared(
+    "insights", "gauge", "alerts_checked_timestamp_seconds", "Full hour up to which alerts were last checked."
 )

@@ -144,7 +144,7 @@ def total(page, name, **labels):
     return sum(value for has, value in page.get(name, []) if labels.items() <= has.items())
 
 
-@pytest.mark.parametrize("name", ["api", "worker-1", "sink", "eraser"])
+@pytest.mark.parametrize("name", ["api", "worker-1", "sink", "eraser", "insights"])
 def test_every_process_has_the_metrics_of_its_part(stack, name):
     """Each process serves what docs/metrics.md says of its part, and nothing else of clickwell's."""
     part = name.split("-")[0]
@@ -206,7 +206,7 @@ def test_the_numbers_are_those_of_the_events(stack):
 def test_every_line_of_the_logs_is_an_object(stack):
     """With the setting, a machine can read all that the processes say."""
     folder, parts = stack
-    for name in ("api", "worker-1", "sink", "eraser"):
+    for name in ("api", "worker-1", "sink", "eraser", "insights"):
         lines = [json.loads(line) for line in (folder / "log" / f"{name}.log").read_text().splitlines()]
         assert {"at", "level", "logger"} <= set.intersection(*map(set, lines)), name
     access = [line for line in lines_of(folder, "api") if line["logger"] == "clickwell.access"]
