@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
 
 from clickwell.dead_letters import DeadLetters, Source
@@ -126,14 +126,14 @@ class Lane(threading.Thread):
         self._unplaced: list[int] | None = None
         self._next: dict[int, int] = {}
         self._written: dict[int, int] = {}
-        self._consuming: Consumer | None = None
+        self._ends: dict[int, int] = {}
         self._tracing = tracing_of(settings)
         self._checked_at = time.monotonic()
 
     def run(self) -> None:
         """Work until stopped."""
         try:
-            consumer = self._consuming = self._consumer()
+            consumer = self._consumer()
             try:
                 while not self._stopping.is_set():
                     self._step(consumer)
@@ -161,16 +161,7 @@ class Lane(threading.Thread):
 
     def lag(self) -> dict[int, int]:
         """Return how many records of each assigned partition are not in the table, as far as the consumer knows."""
-        found = {}
-        for partition in list(self._next):
-            try:
-                _, end = self._consuming.get_watermark_offsets(  # type: ignore[union-attr]  # it has given partitions
-                    TopicPartition(self._table.topic.name, partition), cached=True
-                )
-            except (KafkaException, RuntimeError):
-                continue  # the consumer is closed, or the partition was taken away meanwhile
-            found[partition] = max(0, end - self._written.get(partition, end))
-        return found
+        return {partition: max(0, end - self._written.get(partition, end)) for partition, end in self._ends.items()}
 
     def _consumer(self) -> Consumer:
         sink, kafka = self._settings.sink, self._settings.kafka
@@ -223,6 +214,10 @@ class Lane(threading.Thread):
             self._checked_at = time.monotonic()
             self._flight = self._worker.submit(self._look_for_topic)
         self._take(consumer, consumer.consume(CHUNK, POLL_SECONDS))
+        # Here, as the client answers no other thread while it consumes.
+        topic = self._table.topic.name
+        ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), cached=True) for p in self._next}
+        self._ends = {partition: end for partition, (_, end) in ends.items()}
 
     def _place(self, consumer: Consumer, partitions: list[int]) -> None:
         """Look up where the partitions stand and begin to read there."""
