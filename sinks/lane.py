@@ -18,7 +18,7 @@ from clickwell.dead_letters import DeadLetters, Source
 from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, TopicRecreatedError
 from clickwell.failpoints import Failpoints
-from clickwell.kafka import KafkaLog, librdkafka_config
+from clickwell.kafka import END_REACHED, KafkaLog, librdkafka_config
 from clickwell.metrics import SINK_FRESHNESS, SINK_WRITE_SECONDS, Histogram
 from clickwell.privacy import missing_key
 from clickwell.schemas.controls import Fence
@@ -126,7 +126,9 @@ class Lane(threading.Thread):
         self._unplaced: list[int] | None = None
         self._next: dict[int, int] = {}
         self._written: dict[int, int] = {}
+        # The log's ends, and those of them up to which the client has read.
         self._ends: dict[int, int] = {}
+        self._reached: dict[int, int] = {}
         self._tracing = tracing_of(settings)
         self._checked_at = time.monotonic()
 
@@ -161,7 +163,13 @@ class Lane(threading.Thread):
 
     def lag(self) -> dict[int, int]:
         """Return how many records of each assigned partition are not in the table, as far as the consumer knows."""
-        return {partition: max(0, end - self._written.get(partition, end)) for partition, end in self._ends.items()}
+        found = {}
+        for partition, end in self._ends.items():
+            written, taken = self._written.get(partition, end), self._next.get(partition, end)
+            # Between the last record and the end there may be markers of transactions, which nobody writes.
+            at = written if written < taken else max(taken, self._reached.get(partition, 0))
+            found[partition] = max(0, end - at)
+        return found
 
     def _consumer(self) -> Consumer:
         sink, kafka = self._settings.sink, self._settings.kafka
@@ -171,6 +179,7 @@ class Lane(threading.Thread):
                 "group.id": f"{kafka.group}-sink-{self._table.name}",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
                 # An offset that the log does not hold is dealt with here, never skipped over.
                 "auto.offset.reset": "error",
                 # As the workers read it, so that both see the same events.
@@ -227,7 +236,7 @@ class Lane(threading.Thread):
             return
         placed, self._erased = found
         self._unplaced = None
-        self._next, self._written = dict(placed), dict(placed)
+        self._next, self._written, self._reached = dict(placed), dict(placed), {}
         self._buffer = Buffer(expected=dict(placed), next=dict(placed))
         topic = self._table.topic.name
         consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in placed.items()])
@@ -324,6 +333,9 @@ class Lane(threading.Thread):
         for message in failed:
             error = message.error()
             assert error is not None
+            if error.code() == END_REACHED:
+                self._reached[message.partition()] = message.offset()  # type: ignore[index,assignment]  # it has both
+                continue
             log.warning("%s: %s", self.name, error.str())
             if error.code() in {KafkaCode._AUTO_OFFSET_RESET, KafkaCode.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001  # its name
                 self._rewind(consumer)
@@ -472,7 +484,7 @@ class Lane(threading.Thread):
             if not paused and (paused := consumer.assignment()):
                 consumer.pause(paused)
             message = consumer.poll(POLL_SECONDS)
-            if message is not None and message.error() is None:
+            if message is not None and (message.error() is None or message.error().code() == END_REACHED):  # type: ignore[union-attr]
                 self._take(consumer, [message])
         if paused and (still := consumer.assignment()) and not self._stopping.is_set():
             consumer.resume(still)

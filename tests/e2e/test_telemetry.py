@@ -190,7 +190,6 @@ def test_the_numbers_are_those_of_the_events(stack):
     assert total(worker, "clickwell_worker_dead_letters_total") == 1
     assert total(worker, "clickwell_worker_retracted_events_total") == CLICKS / 5
     assert total(worker, "clickwell_worker_rebuilds_total") == 1
-    assert total(worker, "clickwell_worker_lag_records") == 0
     assert total(worker, "clickwell_redis_up") == 1
     assert total(worker, "clickwell_redis_memory_policy", policy="noeviction") == 1
     assert total(worker, "clickwell_redis_memory_used_bytes") > 1_000_000
@@ -200,6 +199,8 @@ def test_the_numbers_are_those_of_the_events(stack):
     assert total(sink, "clickwell_sink_freshness_seconds_count") == total(sink, "clickwell_sink_commits_total")
     assert total(eraser, "clickwell_erasures_done_total") == 1
     assert total(eraser, "clickwell_erasures_open") == 0
+    # Markers of the eraser's transactions, which are no records, are stepped over within some seconds.
+    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_lag_records") == 0)
     wait_for(lambda: total(page_of(parts["sink"]), "clickwell_sink_lag_records") == 0)
 
 
