@@ -4,6 +4,7 @@ What a reader asks and makes of the answers is a generator that yields commands 
 it never sees a socket. Both clients run the same generators, so that there is one logic and no exception out of Redis.
 """
 
+import time
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,6 +13,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from clickwell.metrics import READ_SECONDS, Histogram
 from clickwell.redis_client import async_client_of, client_of, client_options
 from clickwell.settings import Settings
 
@@ -36,16 +38,19 @@ class Client:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.seconds = READ_SECONDS.histogram()
         options = client_options(settings.boosts.timeout)
         self._redis = client_of(settings.redis, retry=Retry(NoBackoff(), 0), **options)
 
     def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
+        began = time.perf_counter()
         try:
             commands = next(steps)
             while True:
                 commands = steps.send(self._ask(commands))
         except StopIteration as end:
+            self.seconds.observe(time.perf_counter() - began)
             result: T = end.value
             return result
 
@@ -67,16 +72,19 @@ class AsyncClient:
     """The same for asyncio; it belongs to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
+        self.seconds = READ_SECONDS.histogram()
         options = client_options(settings.boosts.timeout)
         self._redis = async_client_of(settings.redis, retry=AsyncRetry(NoBackoff(), 0), **options)
 
     async def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
+        began = time.perf_counter()
         try:
             commands = next(steps)
             while True:
                 commands = steps.send(await self._ask(commands))
         except StopIteration as end:
+            self.seconds.observe(time.perf_counter() - began)
             result: T = end.value
             return result
 
@@ -99,6 +107,11 @@ class Closing:
 
     _client: Client
 
+    @property
+    def seconds(self) -> Histogram:
+        """Time of each answer, by size."""
+        return self._client.seconds
+
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._client.close()
@@ -116,6 +129,11 @@ class AsyncClosing:
     """The same for asyncio."""
 
     _client: AsyncClient
+
+    @property
+    def seconds(self) -> Histogram:
+        """Time of each answer, by size."""
+        return self._client.seconds
 
     async def aclose(self) -> None:
         """Close the connections; a later call opens new ones."""
