@@ -1,19 +1,20 @@
 """Runs queries written for DuckDB on Spark, over the same Delta tables.
 
-Run by an environment with pyspark and sqlglot; reads {"tables": {name: folder}, "queries": {name: SQL}, "jars": [path]}
-from stdin and prints, for each query, a line {"name", "rows", "first_s", "again_s"}.
+spark_queries.py ASKED; ASKED is a JSON file: {"tables": {name: address}, "queries": {name: SQL}}. Prints for each query
+a line {"name", "rows", "first_s", "again_s"}. Started by Spark, in an environment with pyspark and sqlglot.
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import sqlglot
 from pyspark.sql import SparkSession
 
-asked: dict[str, Any] = json.load(sys.stdin)
-builder = SparkSession.builder.master("local[*]").appName("clickwell")
+asked: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+builder = SparkSession.builder.appName("clickwell")
 for name, value in {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
