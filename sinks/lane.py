@@ -22,6 +22,7 @@ from clickwell.schemas.controls import Fence
 from clickwell.schemas.decode import Batch, Record
 from clickwell.schemas.erased import Erased
 from clickwell.schemas.marks import UnknownKeyError
+from clickwell.sealing import opener_of
 from clickwell.settings import Settings
 from clickwell.sinks.columns import COLUMNS, LogRecord, records_of
 from clickwell.sinks.commit import MovedError, Pending, TableWriter
@@ -97,6 +98,7 @@ class Lane(threading.Thread):
         self._kafka = KafkaLog(settings.kafka)
         self._dead_letters = DeadLetters(settings.kafka, self._kafka, failpoints)
         self._columns = COLUMNS[table.name]()
+        self._columns.decoder.open_rows = opener_of(settings)
         self._topic_id = ""
         self._writer: TableWriter | None = None
         # One thread does all that touches the table, so that reading and decoding go on meanwhile.
