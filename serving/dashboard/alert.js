@@ -40,14 +40,15 @@ export function alertHours({ alert, hours, measure }) {
 
 export function alertPositions({ positions: rows }) {
   const name = row => String(row.position + 1), title = "CTR by position in the hours compared";
-  const box = chart(at => dots(at, rows.slice(0, SHOWN).map(row => [name(row), row.now, rateText(row.now), row.before]), title));
+  const drawn = rows.slice(0, SHOWN).map(row => [name(row), row.now, rateText(row.now), row.before]);
   const columns = [
-    ["position", name], ["CTR", row => rateText(row.now), "n"], ["before", row => rateText(row.before), "n"],
+    ["position", name], ["CTR", row => rateText(row.now), "n minor"], ["before", row => rateText(row.before), "n"],
     ["shown", row => whole(row.now.of), "n minor"], ["shown before", row => whole(row.before.of), "n minor"],
   ];
-  const sub = "In the hours compared; ticks: the weeks before. Where lists became longer or shorter, the page has changed, which alone is no loss.";
+  const sub = "In the hours compared; ticks: the weeks before. Where lists became longer or shorter, the page has"
+    + " changed, which alone is no loss.";
   return section("places", "By position", sub, h("div", { class: "two" },
-    h("figure", { "aria-labelledby": "places-title" }, box), table("By position, then and now", columns, rows)));
+    h("figure", { "aria-labelledby": "places-title" }, chart(at => dots(at, drawn, title))), table("By position, then and now", columns, rows)));
 }
 
 export function alertEnd({ alert, opens, closes, first_ms: first, end_ms: end }) {

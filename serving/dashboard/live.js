@@ -62,7 +62,7 @@ export function standing() {
   if (state === "absent") return { word: state, bar: "nothing counted yet" };
   const age = duration(serverNow() - asOf);
   if (state === "delayed") return { word: state, bar: `! delayed by ${age}` };
-  const text = [`Data stop at ${moment(asOf)} UTC (${age} ago). ${why} `, command(fix)];
+  const text = [`Data stop at ${moment(asOf)} UTC (${age} ago). ${why} Try: `, command(fix)];
   return { word: state, bar: `as of ${moment(asOf)} UTC`, text };
 }
 

@@ -108,8 +108,8 @@ function trendFigure(title, token, all, now, before, of, { times, running, each,
   const sub = all.of ? `${rateText(all)} over the period; ${drawnAs}.` : "No results shown.";
   const columns = [["begin, UTC", time], [title, i => rateText(points[i]), "n"], ["of", i => whole(points[i].of), "n"]];
   const rows = times.map((_, i) => i).filter(i => points[i].of);
-  return h("figure", {}, h("figcaption", { class: "sub" }, h("strong", {}, title), " · " + sub), chart(at => lines(at, drawn)),
-    asTable(title + " over time", columns, rows));
+  const caption = h("figcaption", { class: "sub" }, h("strong", {}, title), " · " + sub);
+  return h("figure", {}, caption, chart(at => lines(at, drawn)), asTable(title + " over time", columns, rows));
 }
 
 // Rows are {position, ctr}; beyond the tenth they are put together.

@@ -22,7 +22,7 @@ export function subjectText(details) {
 }
 
 export function boost({ boost: reason }) {
-  return section("boost", "Boost now", null, h("p", {}, `What a reranker boosts it by: ${reason}.`));
+  return section("boost", "Boost now", "What a reranker reads from Redis.", h("p", {}, `Counted for it: ${reason}.`));
 }
 
 export function byDay({ days }) {
