@@ -96,7 +96,8 @@ function evidenceText(now) {
   const days = `${now.since} to ${now.until}, UTC, both included`;
   if (now.page === "alert") return alert.body ? alertText(alert.body) : "Reading the hours …";
   if (isSubject(now)) return `${days}. ${subject.body ? subjectText(subject.body) : "Reading …"}`;
-  if (!signals.body || !signals.body.signals) return signals.error ? days + "." : `Reading ${days} …`;
+  if (!signals.body && !signals.error) return `Reading ${days} …`;
+  if (!signals.body?.signals) return days + ".";
   const { numbers } = signals.body.signals;
   return `${days}; ${whole(numbers.ctr.of)} results shown in ${whole(numbers.searches)} searches.`;
 }
