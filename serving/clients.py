@@ -33,12 +33,16 @@ def settings_of(source: Settings | str | None) -> Settings:
 class Client:
     """Asks one Redis. Nothing is retried; an answer is waited for as long as `settings.boosts.timeout`.
 
+    Args:
+        settings: where Redis is.
+        options: of the client library; the address may override them.
+
     Raises:
         SettingsError: the address is malformed. Nothing is connected yet.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._redis: redis.Redis = _connect(redis.Redis, Retry(NoBackoff(), 0), settings)
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self._redis: redis.Redis = _connect(redis.Redis, Retry(NoBackoff(), 0), settings, options)
 
     def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
@@ -67,8 +71,8 @@ class Client:
 class AsyncClient:
     """The same for asyncio; it belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._redis: redis.asyncio.Redis = _connect(redis.asyncio.Redis, AsyncRetry(NoBackoff(), 0), settings)
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self._redis: redis.asyncio.Redis = _connect(redis.asyncio.Redis, AsyncRetry(NoBackoff(), 0), settings, options)
 
     async def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
@@ -130,8 +134,8 @@ class AsyncClosing:
         await self.aclose()
 
 
-def _connect(kind: Any, retry: Any, settings: Settings) -> Any:
+def _connect(kind: Any, retry: Any, settings: Settings, options: dict[str, Any]) -> Any:
     try:
-        return kind.from_url(settings.redis.url, retry=retry, **client_options(settings.boosts.timeout))
+        return kind.from_url(settings.redis.url, retry=retry, **client_options(settings.boosts.timeout), **options)
     except ValueError as error:
         raise bad_address(error) from None
