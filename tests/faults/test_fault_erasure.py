@@ -163,7 +163,8 @@ def assert_nobody_is_left(stack: Stack, sinks: Sequence[Sink]) -> None:
     assert {cell: count for cell, count in found.items() if count} == expected
     for sink in sinks:
         sink.tend()
-    assert not audit(stack.settings).differences
+    audited = audit(stack.settings)
+    assert (audited.differences, audited.window_differences) == ([], [])
     rows = DeltaTable(str(stack.folder / "lake" / "interactions")).to_pyarrow_table().to_pylist()
     names = {(json.loads(r.value).get("interaction_id") or (r.partition, r.offset)) for r in left if not r.poison}
     kept = [row["interaction_id"] or (row["kafka_partition"], row["kafka_offset"]) for row in rows]
