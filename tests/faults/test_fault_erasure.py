@@ -114,7 +114,8 @@ def lake(stack: Stack):
 def running(stack: Stack, lake, monkeypatch):
     """Return settings under which names are sealed, and a sink and an eraser at work beside a worker."""
     monkeypatch.setenv("CLICKWELL_PRIVACY__SHRED", "true")
-    eraser, sink = Eraser(stack, stack.folder), Sink("sink", stack.folder, stack.kafka.address)
+    eraser = Eraser(stack, stack.folder)
+    sink = Sink("sink", stack.folder, stack.kafka.address, REDIS__URL=stack.valkey.url)
     stack.work(1)
     for child in (sink, eraser):
         child.spawn()
