@@ -191,7 +191,7 @@ def _rewrite(delta: DeltaTable, table: Table, group: Sequence[LiveFile], subject
         return  # compacted and vacuumed meanwhile: its successor is looked at next
     owners, names = _owners(rows, subjects)
     left = rows.filter(pa.array(owners == _NOBODY)).sort_by([(name, "ascending") for name in table.sort])
-    adds = [files.write(delta, table, group[0].day, left, prefix="erased", blooms=True)] if left.num_rows else []
+    adds = [files.write(delta, table, group[0].day, left, prefix="erased", to_search=True)] if left.num_rows else []
     if replace_files(delta, group, adds, data_change=True):
         done.rewritten += len(group)
         done.rows.update({name: int((owners == number).sum()) for number, name in enumerate(names)})

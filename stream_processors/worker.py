@@ -21,6 +21,8 @@ from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
+from clickwell.redis_client import async_client_of
+from clickwell.redis_cluster import AsyncCluster
 from clickwell.schemas.keys import FRESH, WORKERS
 from clickwell.schemas.rings import Generation
 from clickwell.sealing import opener_of
@@ -254,8 +256,8 @@ class Worker:
 
 def connect(settings: RedisSettings, *, timeout: float | None) -> "Redis":
     """Return a client that waits `timeout` seconds for each reply. The engine retries, so the client does not."""
-    return Redis.from_url(
-        settings.url,
+    return async_client_of(
+        settings,
         socket_timeout=timeout,
         socket_connect_timeout=settings.timeout,
         retry=None,
@@ -272,15 +274,22 @@ async def check_redis(client: "Redis", settings: RedisSettings) -> None:
     # Neither password nor user of the address may show up in a log.
     address = settings.url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
     try:
-        memory = await client.info("memory")
+        servers = await client.primaries() if isinstance(client, AsyncCluster) else [client]
+        about = [await server.info() for server in servers]
     except (RedisClientError, OSError) as error:
         raise RedisError(
             f"Redis at {address} does not answer",
             why=str(error),
             fix="`clickwell up` starts a local one; or set CLICKWELL_REDIS__URL",
         ) from None
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
+    if about[0].get("cluster_enabled") and not settings.cluster:
+        raise RedisError(
+            f"Redis at {address} is a node of a cluster",
+            why="its keys are on several nodes, and this worker was told of one",
+            fix="set CLICKWELL_REDIS__CLUSTER=true for everything that reads or counts",
+        )
+    policies = {memory.get("maxmemory_policy", "noeviction") for memory in about}
+    if policy := min(policies - {"noeviction"}, default=None):
         raise RedisError(
             f"Redis at {address} evicts keys (maxmemory-policy {policy})",
             why="an evicted counter is a wrong count, silently",

@@ -60,6 +60,8 @@ class RedisSettings(_Group):
 
     url: str = "redis://127.0.0.1:6379/0"
     """redis://, rediss:// (TLS) or unix:// address, with user and password where ACLs are used."""
+    cluster: bool = False
+    """The address is that of a node of a Redis Cluster; the others are asked for. See docs/scaling.md."""
     timeout: float = Field(default=5.0, gt=0, le=60)
     """Seconds that the workers wait for an answer before they rewind and ask again."""
 
@@ -305,7 +307,7 @@ class AlertSettings(_Group):
     prometheus: Path | None = None
     """File for Prometheus' textfile collector, written at each check."""
     every_seconds: float = Field(default=900.0, ge=10, le=86_400)
-    """How often `clickwell alerts watch` checks. A check looks at full hours only."""
+    """How often `clickwell insights` and `alerts watch` check. A check looks at full hours only."""
 
     @field_validator("webhook")
     @classmethod
@@ -313,6 +315,15 @@ class AlertSettings(_Group):
         if value.get_secret_value() and not value.get_secret_value().startswith(("http://", "https://")):
             raise ValueError("begin it with http:// or https://")
         return value
+
+
+class CorrectedSettings(_Group):
+    """How `clickwell insights` keeps corrected popularity fresh, for stages of `corrected_ctr`."""
+
+    every_seconds: float = Field(default=3600.0, ge=0, le=86_400)
+    """How often it is published; 0 leaves it to `clickwell corrected --publish`."""
+    days: int = Field(default=28, ge=1, le=366)
+    """Days of the lake that it rests on."""
 
 
 class EmbeddingSettings(_Group):
@@ -368,6 +379,7 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    corrected: CorrectedSettings = CorrectedSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
 
     @property
