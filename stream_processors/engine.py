@@ -328,7 +328,7 @@ class Engine:
                         part.done[lane.name][shard] = call.next
                     else:
                         assert works is not None
-                        lane.drop(works[lane.name], shard, reply.duplicates)
+                        lane.amend(works[lane.name], shard, reply.known)
                         again.append((lane, shard))
                 todo = again
             if everything:

@@ -99,7 +99,7 @@ class HistoryLane:
     def finish(self, work: Work) -> None:
         """Nothing is left to do."""
 
-    def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
+    def amend(self, work: Work, shard: int, known: Sequence[Any]) -> None:
         """Never asked for: no ids are remembered."""
 
     def arguments(self, share: Share | None) -> list[Arg]:

@@ -137,9 +137,9 @@ class MemoryLedger(Ledger):
         packed_ids, *effects = call.arguments
         lane, ids = call.field.split("/")[0], [id_ for (id_,) in struct.iter_unpack("8s", _bytes(packed_ids))]
         place, near = (generation, call.shard, lane), range(call.bucket - 1, call.bucket + 2)
-        seen = [n for n, id_ in enumerate(ids, 1) if any((*place, bucket, id_) in state.ids for bucket in near)]
+        seen = [n for n, id_ in enumerate(ids) if any((*place, bucket, id_) in state.ids for bucket in near)]
         if seen:
-            return read_reply(call, [b"DUP", *seen])
+            return read_reply(call, [b"KNOWN", *seen])
         state.ids.update((*place, call.bucket, id_) for id_ in ids)
         if call.function == PopularityLane.function:
             self._count(generation, lane, effects)
