@@ -92,10 +92,12 @@ class Worker(Child):
 class Stack:
     """A broker, a Valkey and workers. `fresh` empties it for the next test."""
 
+    replication = 1
+
     def __init__(self, folder: Path) -> None:
-        self.kafka = KafkaServer(folder)
         self.folder = folder
         self.workers: list[Worker] = []
+        self.kafka = self.make_kafka()
         self.make_redis()
         self.admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
         self._lock = threading.Lock()
@@ -118,6 +120,10 @@ class Stack:
         self.client.close()
         self.stop_redis()
         self.kafka.stop()
+
+    def make_kafka(self) -> Any:
+        """Return the broker."""
+        return KafkaServer(self.folder)
 
     def make_redis(self) -> None:
         """Make the server of the counters and a client of it."""
@@ -149,7 +155,7 @@ class Stack:
     @property
     def settings(self) -> Settings:
         """Settings with the addresses of the servers."""
-        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS}
+        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS, "replication": self.replication}
         return Settings.load(self.folder, kafka=kafka, redis=self.redis)
 
     def fresh(self) -> None:
