@@ -44,8 +44,8 @@ class Outcome(Enum):
 
     APPLIED = "applied"
     """The effects and the next offset are stored, by this call or by an earlier try of it."""
-    DUPLICATES = "duplicates"
-    """Nothing changed: some ids were seen before; take them out and call again."""
+    KNOWN = "known"
+    """Nothing changed: Redis knows something that the lane did not; call again in the light of it."""
     REWIND = "rewind"
     """Nothing changed: Redis stands elsewhere than this worker believed. Only reloading every offset is safe."""
 
@@ -73,10 +73,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """Outcome of one call, and the indices of the ids that were seen before."""
+    """Outcome of one call, and what Redis knows, in the terms of the lane's function."""
 
     outcome: Outcome
-    duplicates: tuple[int, ...] = ()
+    known: Sequence[Any] = ()
 
 
 class Ledger:
@@ -239,8 +239,8 @@ def read_reply(call: Call, result: Any) -> Reply:
     if result == b"OK":
         return Reply(Outcome.APPLIED)
     kind = result[0]
-    if kind == b"DUP":
-        return Reply(Outcome.DUPLICATES, tuple(index - 1 for index in result[1:]))
+    if kind == b"KNOWN":
+        return Reply(Outcome.KNOWN, result[1:])
     # The stored offset is this call's own next: an earlier try of it went through and only its reply was lost.
     # Any other value, also one that is further ahead, says that somebody else moved it: records that this worker has
     # already filtered and queued would be counted twice.

@@ -25,6 +25,7 @@ from clickwell.redis_client import async_client_of
 from clickwell.redis_cluster import AsyncCluster
 from clickwell.schemas.keys import FRESH, WORKERS
 from clickwell.schemas.rings import Generation
+from clickwell.sealing import opener_of
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
 from clickwell.stream_processors.engagement import EngagementLane
@@ -79,6 +80,7 @@ class Worker:
             self._fatal,
             dedup_ms=dedup_ms,
             idle_seconds=settings.worker.idle_seconds,
+            open_rows=opener_of(settings),
             # A letter has one writer: what the sink dead-letters is left to it.
             dead_letter_topics={*self._topics} - {*settings.sink.dead_letter_topics},
         )
