@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from clickwell.analytics.eraser import Eraser
+from clickwell.analytics.proof import prove
 
 from clickwell.analytics import consumed
 from clickwell.analytics.audit import Difference, audit
-from clickwell.analytics.eraser import Eraser
-from clickwell.analytics.proof import prove
 from clickwell.devstack.status import look
 from clickwell.errors import RedisError
 from clickwell.producers import catalog
