@@ -158,11 +158,9 @@ class Cluster(redis.Redis):
                     answers[address] = _read(node, connection, asked[address])
         finally:
             for address, node, connection in waiting:
-                if isinstance(answers.get(address), list):
-                    node.connection_pool.release(connection)
-                    continue
-                # Replies may still be on their way: they must not be taken for those of the next commands.
-                connection.disconnect()
+                if not isinstance(answers.get(address), list):
+                    # Replies may still be on their way: they must not be taken for those of the next commands.
+                    connection.disconnect()
                 node.connection_pool.release(connection)
         return answers
 
