@@ -291,11 +291,11 @@ class Stack:
         except AssertionError as error:
             raise AssertionError(f"{error}; stored: {self.lowest()}{self.story()}") from None
 
-    def assert_exact(self, timeout: float = 60.0) -> int:
+    def assert_exact(self, timeout: float = 60.0, *, letters_once: bool = True) -> int:
         """Wait for lag 0, then compare with the recount; return how many records the log holds."""
         self.settle(timeout)
         try:
-            return oracle.assert_exact(self.kafka.address, self.client)
+            return oracle.assert_exact(self.kafka.address, self.client, letters_once=letters_once)
         except AssertionError as error:
             raise AssertionError(f"{error}{self.story()}") from None
 
