@@ -143,8 +143,8 @@ class Counters:
         work = self.lane.begin(topic)
         self.lane.add(work, DECODERS[topic].decode(records), None)
         following, bucket = first + len(values), received_ms // MS_PER_HOUR
-        field, left = f"engagement/{topic}/0", set(work.shards)
         self.lane.finish(work)
+        field, left = f"engagement/{topic}/0", set(work.shards)
         while left:
             calls = [
                 Call(self.lane.function, field, shard, done[shard], following, bucket, self.lane.arguments(share))
