@@ -7,7 +7,9 @@
 
 -- ARGV  6 length of a dedup bucket in ms   7 dedup buckets in a bucket of searches   8 days that hourly windows live
 --       9 days that daily windows live   10 rows of one table at most
---      11 number of searches of which something is taken for known, then of each its index and that
+--      11 number of searches of which something is taken back, then of each its id, the first and the last bucket in which
+--         it may be known, 1 if it is known in the present one from now on, what is taken for known, what is to be known
+--         number of searches of which something is taken for known, then of each its index and that
 --         number of searches, then of each its id and what is to be known
 --         then tables: position, query or document, hour, number of rows, gains of all rows, names of rows...
 -- Reply {KNOWN, {index of a search from 0, what is known of it in each bucket...}...} where something else is known
@@ -15,10 +17,11 @@
 local DAY_MS = 86400000
 local FACTS_LIFE = 172800 -- seconds beside three buckets; as for ids, for partitions that never move on
 -- Of a row: exposures, clicks, skips, conversions; by document also those at the first positions.
-local MOST_SUMS = 4096
 local ONE, TWO = '<i4i4i4i4', '<i4i4i4i4i4i4i4i4'
 
--- Sums of rows that came up: small counts are by far the most frequent, and struct takes ten times as long.
+local MOST_SUMS = 4096 -- some 0.5 MB
+
+-- Sums that came up, by gain and row: small counts are by far the most frequent, and struct takes ten times as long.
 local sums, many_sums = {}, 0
 
 -- A row and its gain, as it is stored. A part of a window may be below zero, where only its sum is not.
@@ -35,12 +38,9 @@ local function sum(row, gain)
     local i, j, k, l, m, n, o, p = struct.unpack(TWO, gain)
     total = struct.pack(TWO, a + i, b + j, c + k, d + l, e + m, f + n, g + o, h + p)
   end
-  if not of_gain or many_sums >= MOST_SUMS then
-    if many_sums >= MOST_SUMS then sums, many_sums = {}, 0 end
-    of_gain = {}
-    sums[gain] = of_gain
-  end
-  of_gain[row] = total
+  if many_sums == MOST_SUMS then sums, many_sums = {}, 0 end
+  sums[gain] = sums[gain] or {}
+  sums[gain][row] = total
   many_sums = many_sums + 1
   return total
 end
@@ -119,27 +119,63 @@ local function surprises(pieces, expected, many)
   return found[2] and found
 end
 
+-- Searches of which something is taken back, and what is known of them: pieces and places as `look_up` returns them.
+local function retractions(args, key_of, own)
+  local found = {}
+  for n = 1, tonumber(args[11]) do
+    local at = 6 * n + 6
+    local one = {id = args[at], expected = args[at + 4], stored = args[at + 5], pieces = {}, places = {}}
+    local first, last = tonumber(args[at + 1]), tonumber(args[at + 2])
+    if args[at + 3] == '1' then
+      first, last, one.home = math.min(first, own - 1), math.max(last, own + 1), key_of(own)
+    end
+    for of = first, last do
+      local piece = redis.call('HGET', key_of(of), one.id)
+      if piece then
+        one.pieces[#one.pieces + 1] = piece
+        one.places[#one.places + 1] = key_of(of)
+      end
+    end
+    found[n] = one
+  end
+  return found
+end
+
+-- Lets be known of a search what is left of it, nothing if that is nothing.
+local function retract(one, life)
+  for _, place in ipairs(one.places) do redis.call('HDEL', place, one.id) end
+  local home = one.home or one.places[1]
+  if one.stored ~= '' and home then
+    local fresh = redis.call('EXISTS', home) == 0
+    redis.call('HSET', home, one.id, one.stored)
+    if fresh then redis.call('EXPIRE', home, life) end
+  end
+end
+
 register_lane('clickwell1_engagement', function(prefix, args, bucket)
   if not args[11] then return end
   local dedup_ms, ratio = tonumber(args[6]), tonumber(args[7])
   -- Facts of a search are found from the bucket of their receipt and its neighbours. The key is named after the last
   -- dedup bucket in which it is needed, so that it is forgotten as the ids of that bucket are.
-  local keys = {}
-  for of = math.floor(bucket / ratio) - 1, math.floor(bucket / ratio) + 1 do
-    keys[#keys + 1] = prefix .. 'd:engagement:' .. string.format('%d', (of + 2) * ratio - 1)
-  end
-  local expected, ids, out, i = {}, {}, {}, 12
-  for _ = 1, tonumber(args[11]) do
+  local own = math.floor(bucket / ratio)
+  local function key_of(of) return prefix .. 'd:engagement:' .. string.format('%d', (of + 2) * ratio - 1) end
+  local keys, retracted = {key_of(own - 1), key_of(own), key_of(own + 1)}, retractions(args, key_of, own)
+  local expected, ids, i = {}, {}, 13 + 6 * #retracted
+  for _ = 1, tonumber(args[i - 1]) do
     expected[args[i] + 1] = args[i + 1]
     i = i + 2
   end
   local many = tonumber(args[i])
   for n = 1, many do ids[n] = args[i + 2 * n - 1] end
   local pieces, places = look_up(keys, ids)
-  local surprising = surprises(pieces, expected, many)
+  for n, one in ipairs(retracted) do
+    pieces[many + n], expected[many + n] = one.pieces, one.expected
+  end
+  local surprising = surprises(pieces, expected, many + #retracted)
   if surprising then return surprising end
 
-  local key = keys[2]
+  local key, life = keys[2], string.format('%d', FACTS_LIFE + 3 * ratio * dedup_ms / 1000)
+  for _, one in ipairs(retracted) do retract(one, life) end
   for n, of in pairs(places) do
     for _, place in ipairs(of) do
       if place ~= key then redis.call('HDEL', place, ids[n]) end
@@ -149,7 +185,7 @@ register_lane('clickwell1_engagement', function(prefix, args, bucket)
   for first = i + 1, i + 2 * many, BATCH do
     redis.call('HSET', key, unpack(args, first, math.min(first + BATCH - 1, i + 2 * many)))
   end
-  if fresh then redis.call('EXPIRE', key, string.format('%d', FACTS_LIFE + 3 * ratio * dedup_ms / 1000)) end
+  if fresh then redis.call('EXPIRE', key, life) end
 
   local days, limit = tonumber(args[9]), tonumber(args[10])
   local recent = math.floor(bucket * dedup_ms / DAY_MS) - tonumber(args[8])

@@ -8,22 +8,20 @@ tables gain; the function in Redis compares, and answers with what it knows if t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import msgspec
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_intdigest
 
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
-from clickwell.schemas.controls import Retraction
+from clickwell.schemas.controls import Joined, Retraction
 from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.decode_searches import SearchRow
 from clickwell.schemas.keys import SHARDS
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import EngagementSettings
-from clickwell.stream_processors.gains import Gains
 from clickwell.stream_processors.lane import Arg
-from clickwell.stream_processors.outcomes import BITS, SHOWN, SINGLE, UNKNOWN, UNSEEN, Facts, Outcomes, merge
+from clickwell.stream_processors.outcomes import BITS, SHOWN, UNKNOWN, Facts, Gains, merge, packed, without
 
 # Searches whose facts a worker remembers: some 300 bytes each. Most interactions come within minutes of their search.
 MOST_REMEMBERED = 1 << 17
@@ -35,13 +33,20 @@ class Share:
 
     Attributes:
         facts: by 8-byte id of a search.
+        retracted: by the same, what is taken back of a search.
         known: what Redis said that it knows of some of them, as it keeps it: one piece for each bucket.
-        arguments: what the function is called with, once they are counted.
     """
 
-    facts: dict[bytes, Facts] = field(default_factory=dict)
-    known: dict[bytes, list[bytes]] = field(default_factory=dict)
-    arguments: list[Arg] = field(default_factory=list)
+    facts: dict[int, Facts] = field(default_factory=dict)
+    retracted: dict[int, list[Joined]] = field(default_factory=dict)
+    known: dict[int, list[bytes]] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[int, Facts]:
+        """The facts of searches of which nothing is taken back."""
+        if not self.retracted:
+            return self.facts
+        return {id_: facts for id_, facts in self.facts.items() if id_ not in self.retracted}
 
 
 @dataclass
@@ -55,23 +60,18 @@ class Work:
     duplicates: int = 0
 
 
-def search_id(row: Row | SearchRow, time_ms: int, offset: int) -> bytes:
-    """Return the 8-byte id under which a row's search is known.
+def search_id(row: Row | SearchRow, time_ms: int, offset: int) -> int:
+    """Return the 64-bit id under which a row's search is known; its shard is the id modulo 64.
 
     An interaction that names no search is one of its own, known by its interaction_id or, without one, by where it
     stands in the log.
     """
     if row.execution_id is not None:
-        return xxh3_64_digest(row.execution_id.encode())
+        return xxh3_64_intdigest(row.execution_id.encode())
     assert isinstance(row, Row)
     if row.interaction_id is not None:
-        return xxh3_64_digest(row.interaction_id.encode(), 1)
-    return xxh3_64_digest(f"{row.feature_id}\0{time_ms}\0{offset}".encode(), 2)
-
-
-def shard_of(id_: bytes) -> int:
-    """Return the shard of a search: its id modulo 64."""
-    return id_[7] % SHARDS
+        return xxh3_64_intdigest(row.interaction_id.encode(), 1)
+    return xxh3_64_intdigest(f"{row.feature_id}\0{time_ms}\0{offset}".encode(), 2)
 
 
 class EngagementLane:
@@ -87,8 +87,8 @@ class EngagementLane:
         # All of what hourly windows show; of older days Kafka may have a part only, and the lake has all.
         self.reach_ms = (settings.hourly_days + 1) * MS_PER_DAY
         self._bits: dict[tuple[str, ...], int] = {}
-        self._outcomes = Outcomes(settings)
-        self._remembered: dict[bytes, bytes] = {}
+        self._gains = Gains(settings)
+        self._remembered: dict[int, bytes] = {}
         self._pack = msgspec.msgpack.Encoder().encode
         self._unpack = msgspec.msgpack.Decoder(list[Any]).decode
         self._shape: list[Arg] = [
@@ -111,109 +111,127 @@ class EngagementLane:
             self._add_interactions(work, batch, done)
 
     def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
-        """Nothing: facts of several events are one, and name nobody; a rebuild counts them anew."""
+        """Subtract what an event said of its search; one that says nothing of results counted nothing."""
+        joined = retraction.joined
+        if joined is None or (done is not None and offset < done[joined.search % SHARDS]):
+            return
+        share = work.shards.setdefault(joined.search % SHARDS, Share())
+        share.retracted.setdefault(joined.search, []).append(joined)
 
     def finish(self, work: Work) -> None:
-        """Count all shards at once."""
-        self._count(work.shards)
+        """Nothing is left to do."""
 
     def amend(self, work: Work, shard: int, known: Sequence[Any]) -> None:
-        """Count again in the light of what Redis knows: pairs of a search's index and pieces of facts."""
+        """Take what Redis knows of some searches for what is known: pairs of a search's index and pieces of facts."""
         share = work.shards[shard]
-        ids = list(share.facts)
+        ids = [*share.told, *share.retracted]
         share.known |= {ids[index]: pieces for index, *pieces in known}
-        self._count({shard: share})
 
     def arguments(self, share: Share | None) -> list[Arg]:
         """Return the function's arguments after the offsets and the bucket; None changes the offsets only."""
-        return [b"", *self._shape, *(share.arguments if share else ())]
+        if share is None:
+            return [b"", *self._shape]
+        retractions = self._take_back(share)
+        expected, searches = self._count(share)
+        args = [b"", *self._shape, len(share.retracted), *retractions]
+        args += (len(expected) // 2, *expected, len(searches) // 2, *searches)
+        for hour, tables in self._gains.take().items():
+            for by, rows in tables.items():
+                args += (by, hour, len(rows), packed(by, rows.values()), *rows)
+        return args
 
-    def _count(self, shares: Mapping[int, Share]) -> None:
-        """Set the arguments of some shares."""
-        gains, remembered = Gains(), self._remembered
-        for shard, share in shares.items():
-            known = {id_: [remembered[id_]] for id_ in remembered.keys() & share.facts.keys()} | share.known
-            stored = dict(zip(share.facts, map(self._pack, share.facts.values()), strict=True))
-            expected = self._merge_known(gains, shard, share, known, stored) if known else []
-            fresh = (
-                [facts for id_, facts in share.facts.items() if not known.get(id_)] if known else share.facts.values()
-            )
-            singles = [facts for facts in fresh if len(facts) == SINGLE]
-            if singles:
-                gains.add_singles(shard, singles, self._outcomes.of_singles(singles))
-            if len(singles) < len(fresh):
-                for facts in fresh:
-                    if len(facts) != SINGLE:
-                        gains.add(shard, facts, self._outcomes.of(facts))
-            if len(remembered) > MOST_REMEMBERED:
-                remembered.clear()
-            remembered.update(stored)
-            searches = chain.from_iterable(stored.items())
-            share.arguments = [len(expected) // 2, *expected, len(stored), *searches]
-        for shard, tables in gains.tables().items():
-            shares[shard].arguments += tables
-
-    def _merge_known(
-        self, gains: Gains, shard: int, share: Share, known: Mapping[bytes, list[bytes]], stored: dict[bytes, bytes]
-    ) -> list[Arg]:
-        """Count those searches of which something is known; set what is to be stored, return what is expected."""
-        of, expected = self._outcomes.of, list[Arg]()
-        for index, (id_, facts) in enumerate(share.facts.items()):
-            if not (pieces := known.get(id_)):
-                continue
-            expected += (index, b"".join(pieces))
-            before, *others = map(self._unpack, pieces)
-            whole = merge(before, facts)
-            for other in others:
-                whole = merge(whole, other)
-                gains.add(shard, other, [UNSEEN] * (len(other) // 3 - 1), of(other))
-            if before[:4] == whole[:4]:
-                # Mostly few results differ.
-                gains.add(shard, whole, of(whole), of(before))
+    def _count(self, share: Share) -> tuple[list[Arg], list[Arg]]:
+        """Count a share; return what is taken for known, and what is to be known of each search."""
+        remembered, gains, pack = self._remembered, self._gains, self._pack
+        if len(remembered) > MOST_REMEMBERED:
+            remembered.clear()
+        expected: list[Arg] = []
+        searches: list[Arg] = []
+        for index, (id_, facts) in enumerate(share.told.items()):
+            known = share.known.get(id_)
+            if known is None and id_ in remembered:
+                known = [remembered[id_]]
+            if known:
+                expected += (index, b"".join(known))
+                before, *others = map(self._unpack, known)
+                whole = merge(before, facts)
+                for other in others:
+                    gains.take_back(other)
+                    whole = merge(whole, other)
+                gains.change(before, whole)
+                stored = pack(whole)
             else:
-                gains.add(shard, before, [UNSEEN] * (len(before) // 3 - 1), of(before))
-                gains.add(shard, whole, of(whole))
-            stored[id_] = self._pack(whole)
-        return expected
+                gains.add(facts)
+                stored = pack(facts)
+            remembered[id_] = stored
+            searches += (id_.to_bytes(8, "little"), stored)
+        return expected, searches
+
+    def _take_back(self, share: Share) -> list[Arg]:
+        """Count searches without what is taken back; return what the function has to know of each."""
+        gains = self._gains
+        args: list[Arg] = []
+        dedup_ms, ratio = int(self._shape[0]), int(self._shape[1])
+        for id_, several in share.retracted.items():
+            pieces = share.known.get(id_, [])
+            # What came with the retractions is added first.
+            whole = share.facts.get(id_, [])
+            for piece in map(self._unpack, pieces):
+                gains.take_back(piece)
+                whole = merge(piece, whole) if whole else piece
+            if whole:
+                for joined in several:
+                    whole = without(whole, joined.own, joined.left)
+                if whole:
+                    gains.add(whole)
+            else:
+                # Nobody remembers the search: what it counted is what the lake says that it was told.
+                for joined in several:
+                    if joined.told:
+                        gains.take_back(joined.told)
+                        if joined.left:
+                            gains.add(joined.left)
+            self._remembered.pop(id_, None)
+            first = min(joined.first_ms for joined in several) // dedup_ms // ratio - 1
+            last = max(joined.last_ms for joined in several) // dedup_ms // ratio + 1
+            args += (id_.to_bytes(8, "little"), first, last, int(id_ in share.facts), b"".join(pieces))
+            args.append(self._pack(whole) if whole else b"")
+        return args
 
     def _add_interactions(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
-        shards, known, digest = work.shards, self._bits, xxh3_64_digest
+        shards, known = work.shards, self._bits
         some_late = min(batch.times) < self._oldest_ms(max(batch.received))
-        counted = 0
-        for row, time_ms, received_ms, offset in zip(
-            batch.rows, batch.times, batch.received, batch.offsets, strict=True
-        ):
+        for i, row in enumerate(batch.rows):
             bits = known.get(row.interaction_type)
             if bits is None:
                 bits = self._learn(row.interaction_type)
             if not bits:
                 continue
-            search = row.execution_id
-            id_ = search_id(row, time_ms, offset) if search is None else digest(search.encode())
-            shard = id_[7] % SHARDS
-            if done is not None and offset < done[shard]:
+            time_ms = batch.times[i]
+            id_ = search_id(row, time_ms, batch.offsets[i])
+            shard = id_ % SHARDS
+            if done is not None and batch.offsets[i] < done[shard]:
                 continue
-            if some_late and time_ms < self._oldest_ms(received_ms):
+            if some_late and time_ms < self._oldest_ms(batch.received[i]):
                 work.late += 1
                 continue
-            counted += 1
-            details, position = row.metadata, row.position
+            work.counted += 1
+            details = row.metadata
             query = details.query if details is not None else None
-            place = UNKNOWN if position is None else position
-            facts = [1, time_ms, row.retriever_id or "", query or "", place, row.feature_id, bits]
+            position = UNKNOWN if row.position is None else row.position
+            facts = [1, time_ms, row.retriever_id or "", query or "", position, row.feature_id, bits]
             share = shards.get(shard)
             if share is None:
                 share = shards[shard] = Share()
             before = share.facts.get(id_)
             share.facts[id_] = facts if before is None else merge(before, facts)
-        work.counted += counted
 
     def _add_searches(self, work: Work, batch: Batch[SearchRow], done: Sequence[int] | None) -> None:
         for row, time_ms, received_ms, offset in zip(
             batch.rows, batch.times, batch.received, batch.offsets, strict=True
         ):
             id_ = search_id(row, time_ms, offset)
-            shard = shard_of(id_)
+            shard = id_ % SHARDS
             if done is not None and offset < done[shard]:
                 continue
             if time_ms < self._oldest_ms(received_ms):

@@ -1,6 +1,7 @@
 """Takes events into the log and tells what became of each: `accepted` means that the broker has it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -78,6 +79,8 @@ class Capture:
         self._stuck = False
         self.counted: Callable[[Kind, str, int], None] = lambda _kind, _verdict, _events: None
         """Told how many events of a kind got a verdict."""
+        self.refused: Callable[[Kind, Mapping[str, int]], None] = lambda _kind, _reasons: None
+        """Told why events of a kind were rejected."""
 
     @property
     def stuck(self) -> bool:
@@ -138,6 +141,9 @@ class Capture:
         for record, error in batch.bad:
             verdicts[record.offset] = rejected(error)
 
+        if self._emitter.edge is not None:
+            users = {row.user_id for row in batch.rows if row.user_id is not None}
+            await asyncio.to_thread(self._emitter.edge.prepare, users)
         ticket, complete = Ticket(), True
         sent = 0
         awaited: list[tuple[Ticket, str]] = []
@@ -151,7 +157,7 @@ class Capture:
                 continue
             assert record.value is not None
             event = Record(kind, identity[0], way.key(row).encode(), record.value)
-            if complete := complete and self._offer(event, ticket):
+            if complete := complete and self._offer(self._emitter.named(event), ticket):
                 self._repeats.add(identity, ticket)
                 awaited.append((ticket, identity[0]))
                 sent += 1
@@ -161,6 +167,8 @@ class Capture:
         answer = answer_of(verdicts, single=single)
         for name in ("accepted", "duplicate", "rejected"):
             self.counted(kind, name, getattr(answer, name))
+        if answer.rejected:
+            self.refused(kind, Counter(verdict.code for verdict in verdicts if verdict.verdict == "rejected"))
         return answer
 
     def _check(self) -> None:

@@ -271,6 +271,20 @@ def test_rows_beyond_the_limit_are_counted_as_other(counters):
     assert len(rows) <= 2 * 64 * 12
 
 
+def test_what_overflowed_in_an_hour_is_not_lost_when_it_becomes_a_day(counters):
+    """Rows `other` of several hours, and what overflows their day's table, add up in the day's row `other`."""
+    here = counters(table_rows=10)
+    at_ms = (NOW // MS_PER_DAY - 8) * MS_PER_DAY + 2 * MS_PER_HOUR
+    for hour in range(2):
+        found = [search(f"e{hour}-{n}", [f"d{hour}-{n}-{m}" for m in range(20)]) for n in range(100)]
+        found = [{**each, "timestamp": at_ms + hour * MS_PER_HOUR} for each in found]
+        here.feed(SEARCHES.name, found, received_ms=at_ms + hour * MS_PER_HOUR)
+    before = totals(here.windows(widths=["day"]))
+    here.run(fold(here.client, here.generation.name, here.generation.lanes["engagement"], NOW))
+    assert totals(here.windows(widths=["day"])) == before
+    assert {counts[0] for counts in before.values()} == {4000}
+
+
 def test_hours_become_days_and_readers_notice_nothing(counters):
     """Hourly tables of days that are past are put together; days stay what they were, and so do the hours in sight."""
     here = counters()
