@@ -15,9 +15,8 @@ import duckdb
 from deltalake.exceptions import DeltaError
 
 from clickwell.analytics import lake
-from clickwell.errors import LakeError, UsageError
+from clickwell.errors import LakeError, NoTableError, UsageError
 from clickwell.settings import Settings
-from clickwell.sinks.standing import exists
 from clickwell.sinks.table import INTERACTION_TABLE, away, open_table
 
 MAX_PAGE = 1000
@@ -131,9 +130,11 @@ def interactions(
     if place:
         conditions.append(f"({', '.join(_ORDER)}) < (?, ?, ?, ?, ?)")
         values += place[1:]
-    if not exists(settings, INTERACTION_TABLE):
+    try:
+        delta = open_table(settings, INTERACTION_TABLE)
+    except NoTableError:
         return Page([], None)
-    delta = open_table(settings, INTERACTION_TABLE)
+    days = {"since": _day(filters.since), "until": _day(filters.until)}
     text = (
         f"select {_COLUMNS}, {', '.join(f'{each} as order_{n}' for n, each in enumerate(_ORDER))} "  # noqa: S608
         f"from interactions where {' and '.join(conditions)} "
@@ -141,7 +142,7 @@ def interactions(
     )
     try:
         written = delta.history(1)[0]["timestamp"]
-        with lake.connect(settings, since=_day(filters.since), until=_day(filters.until)) as connection:
+        with lake.connect(settings, tables={INTERACTION_TABLE.name: delta}, **days) as connection:
             found = connection.execute(text, [*values, size + 1, skip])
             names = [column[0] for column in found.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -161,7 +162,8 @@ def interactions(
 
 
 def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
-    conditions, values = _not_erased()
+    conditions: list[str] = []
+    values: list[Any] = []
     for name, text in (
         ("interaction_id", "interaction_id = ?"),
         ("feature_id", "feature_id = ?"),
@@ -178,11 +180,6 @@ def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
             conditions.append(text)
             values.append(value)
     return conditions, values
-
-
-def _not_erased() -> tuple[list[str], list[Any]]:
-    """Return the conditions that leave out rows that are erased but not yet gone from the files, and their values."""
-    return [], []
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from clickwell.producers.topics import ensure_topics
 from clickwell.serving.workers import worker_reports
 from clickwell.settings import Settings
 
-PARTS = ("kafka", "redis", "worker", "sink", "eraser", "api")
+PARTS = ("kafka", "redis", "worker", "sink", "eraser", "insights", "api")
 
 _KAFKA_PORT = 9092
 _REDIS_PORT = 6379
@@ -63,10 +63,10 @@ class Worker(Child):
 
 
 class Keeper(Child):
-    """The sink or the eraser of the stack.
+    """The sink, the eraser or the insights process of the stack.
 
     Args:
-        name: `sink` or `eraser`; its command, too.
+        name: `sink`, `eraser` or `insights`; its command, too.
         data: folder of the stack.
     """
 
@@ -111,7 +111,7 @@ class Stack:
 
     Args:
         data: folder of the stack; `CLICKWELL_DATA`, else `.clickwell`, when None. What it holds is kept.
-        parts: which of `kafka`, `redis`, `worker`, `sink`, `eraser` and `api` to run.
+        parts: which of `kafka`, `redis`, `worker`, `sink`, `eraser`, `insights` and `api` to run.
         workers: how many workers.
         kafka_port: where Kafka listens; 9092 or, if that is taken, a free port when None.
         redis_port: where Valkey listens; 6379 or, if that is taken, a free port when None.
@@ -190,6 +190,8 @@ class Stack:
                 self._start_keeper("sink", "deltalake", "no lake is written: install 'clickwell[sink]'")
             if "eraser" in self._parts:
                 self._start_keeper("eraser", "duckdb", "nobody can be erased: install 'clickwell[analytics]'")
+            if "insights" in self._parts:
+                self._start_keeper("insights", "duckdb", "no alerts are looked for: install 'clickwell[analytics]'")
             began = time.monotonic()
             api, workers = self._spawn_api(), self._spawn_workers()
             if api:

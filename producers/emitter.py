@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from confluent_kafka import KafkaError as Report
 from confluent_kafka import KafkaException, Message, Producer
@@ -23,7 +23,6 @@ from clickwell.producers.records import (
     KIND_OF,
     TOPIC_OF,
     Kind,
-    NameOf,
     Record,
     interaction_record,
     search_record,
@@ -34,6 +33,9 @@ from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
 from clickwell.schemas.wire import MAX_EVENT_BYTES, headers
 from clickwell.settings import Settings
+
+if TYPE_CHECKING:
+    from clickwell.producers.edge import Edge
 
 # Room for the key, the headers and the batch's own framing beside the largest event.
 MAX_RECORD_BYTES = MAX_EVENT_BYTES + (1 << 20)
@@ -59,14 +61,14 @@ _client_log.addHandler(logging.NullHandler())
 _client_log.propagate = False
 
 
-def _pseudonyms(settings: Settings) -> NameOf | None:
-    if not settings.privacy.pseudonyms:
+def _edge(settings: Settings) -> "Edge | None":
+    if not (settings.privacy.pseudonyms or settings.privacy.shred):
         return None
     try:
-        from clickwell.privacy import load_keys  # noqa: PLC0415  # a base install lacks what it needs
+        from clickwell.producers.edge import edge_of  # noqa: PLC0415  # a base install lacks what it needs
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[privacy]'") from None
-    return load_keys(settings, create=True).pseudonym
+    return edge_of(settings)
 
 
 @dataclass(slots=True)
@@ -101,8 +103,8 @@ class Emitter:
     def __init__(self, settings: Settings | None = None, *, source: str = "python") -> None:
         self._settings = settings or Settings.load()
         self._clock = SystemClock()
-        # Of every user_id, before it leaves the process.
-        self.name_of = _pseudonyms(self._settings)
+        # Replaces names before they leave the process; None leaves them.
+        self.edge = _edge(self._settings)
         self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
         buffers = self._settings.emitter
         self._spool = Spool.claim(buffers.spool, max_bytes=buffers.spool_bytes) if buffers.spool else None
@@ -143,19 +145,20 @@ class Emitter:
             BufferFullError: buffer and spool are full; nothing was taken.
             KafkaError: the client refuses for good, for example because the emitter is closed.
         """
-        return self.send(interaction_record(interaction, self._clock.now_ms(), self.name_of), on_delivery)
+        return self.send(interaction_record(interaction, self._clock.now_ms()), on_delivery)
 
     def emit_search(self, search: Search | Mapping[str, Any], *, on_delivery: OnDelivery | None = None) -> str:
         """Take one search, what was shown, and return its execution_id; otherwise like `emit`."""
-        return self.send(search_record(search, self._clock.now_ms(), self.name_of), on_delivery)
+        return self.send(search_record(search, self._clock.now_ms()), on_delivery)
 
     def emit_many(self, interactions: Iterable[Interaction | Mapping[str, Any]]) -> list[str]:
         """Take several interactions and return their ids; all are checked before the first is taken."""
         now = self._clock.now_ms()
-        return [self.send(record) for record in [interaction_record(one, now, self.name_of) for one in interactions]]
+        return [self.send(record) for record in [interaction_record(one, now) for one in interactions]]
 
     def send(self, record: Record, on_delivery: OnDelivery | None = None) -> str:
         """Take a record that is encoded already; blocks and raises as `emit` does."""
+        record = self.named(record)
         if not self.offer(record, on_delivery):
             deadline = time.monotonic() + self._settings.emitter.block_seconds
             with self._lock:
@@ -167,8 +170,16 @@ class Emitter:
                     self._progress.wait(left)
         return record.id
 
+    def named(self, record: Record) -> Record:
+        """Return a record as it may leave the process: with what the settings want in place of names.
+
+        Raises:
+            DependencyError: the users' keys are out of reach.
+        """
+        return record if self.edge is None else self.edge.apply(record)
+
     def offer(self, record: Record, on_delivery: OnDelivery | None = None) -> bool:
-        """Take a record without waiting; False when the buffer is full, and then nothing was taken."""
+        """Take a record that was `named` without waiting; False when the buffer is full: then nothing was taken."""
         if self._pid != os.getpid():
             raise UsageError("this emitter was made before a fork", fix="make the Emitter in the child, after the fork")
         with self._lock:
@@ -194,7 +205,7 @@ class Emitter:
             return False
 
     def overflow(self, record: Record, on_delivery: OnDelivery | None = None) -> None:
-        """Put a record at the end of the spool.
+        """Put a record that was `named` at the end of the spool.
 
         Raises:
             BufferFullError: there is no spool, or it is full.

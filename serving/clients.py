@@ -8,13 +8,11 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import redis
-import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from clickwell.redis_client import bad_address, client_options
+from clickwell.redis_client import async_client_of, client_of, client_options
 from clickwell.settings import Settings
 
 T = TypeVar("T")
@@ -31,14 +29,15 @@ def settings_of(source: Settings | str | None) -> Settings:
 
 
 class Client:
-    """Asks one Redis. Nothing is retried; an answer is waited for as long as `settings.boosts.timeout`.
+    """Asks Redis. Nothing is retried; an answer is waited for as long as `settings.boosts.timeout`.
 
     Raises:
         SettingsError: the address is malformed. Nothing is connected yet.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._redis: redis.Redis = _connect(redis.Redis, Retry(NoBackoff(), 0), settings)
+        options = client_options(settings.boosts.timeout)
+        self._redis = client_of(settings.redis, retry=Retry(NoBackoff(), 0), **options)
 
     def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
@@ -68,7 +67,8 @@ class AsyncClient:
     """The same for asyncio; it belongs to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self._redis: redis.asyncio.Redis = _connect(redis.asyncio.Redis, AsyncRetry(NoBackoff(), 0), settings)
+        options = client_options(settings.boosts.timeout)
+        self._redis = async_client_of(settings.redis, retry=AsyncRetry(NoBackoff(), 0), **options)
 
     async def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
@@ -128,10 +128,3 @@ class AsyncClosing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def _connect(kind: Any, retry: Any, settings: Settings) -> Any:
-    try:
-        return kind.from_url(settings.redis.url, retry=retry, **client_options(settings.boosts.timeout))
-    except ValueError as error:
-        raise bad_address(error) from None

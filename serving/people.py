@@ -1,11 +1,12 @@
 """What readers of users ask Redis and make of the answers, without the asking."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
 from typing import Any
 
 from clickwell.clock import MS_PER_DAY, Clock
+from clickwell.errors import UsageError
 from clickwell.schemas import catalog
 from clickwell.schemas.catalog import Attributes
 from clickwell.schemas.keys import FRESH, catalog_key, history_key, shard_of
@@ -34,6 +35,7 @@ class People:
         self._reports = Reports("nothing is known of users")
         self._settings = settings
         self._clock = clock
+        self._names_of = _names_of(settings)
 
     @property
     def stats(self) -> ReaderStats:
@@ -58,7 +60,8 @@ class People:
         # A lone surrogate cannot stand in an event, so such a user has no history, whatever its key is.
         user = user_id.encode(errors="backslashreplace").decode()
         window = ("+inf", since_ms, "WITHSCORES", "LIMIT", 0, kept.max_items)
-        lists = [("ZREVRANGEBYSCORE", history_key(user, signal), *window) for signal in asked]
+        wanted = [(signal, name) for signal in asked for name in self._names_of(user)]
+        lists = [("ZREVRANGEBYSCORE", history_key(name, signal), *window) for signal, name in wanted]
         replies = yield [("HGETALL", FRESH), *lists]
         if isinstance(replies, Exception):
             detail = f"Redis: {replies}"
@@ -66,11 +69,14 @@ class People:
             return Consumption(user_id, (), since_ms, None, Reason.UNAVAILABLE, detail)
         fresh, *found = replies
         items: list[Consumed] = []
-        for signal, reply in zip(asked, found, strict=True):
+        for (signal, _), reply in zip(wanted, found, strict=True):
             pairs = _pairs(reply)
             documents = [member.decode(errors="replace") for member, _ in pairs]
             items += map(Consumed, documents, repeat(signal), [int(score) for _, score in pairs])
         items.sort(key=_TIME, reverse=True)
+        if len(wanted) > len(asked):
+            # Of what was done under several names the newest stands first, and counts.
+            items = list({(item.feature_id, item.interaction_type): item for item in reversed(items)}.values())[::-1]
         fresh_ms = applied_ms(fresh, LANE)
         reason, detail = self._judge(fresh_ms, now_ms)
         return Consumption(user_id, tuple(items), since_ms, fresh_ms, reason, detail)
@@ -115,6 +121,22 @@ class People:
             return None, ""
         self._reports.problem(reason, detail)
         return reason, detail
+
+
+def _names_of(settings: Settings) -> Callable[[str], Sequence[str]]:
+    """Return what gives the names under which a user's events may stand.
+
+    Raises:
+        SettingsError: the secret keys cannot be used.
+        UsageError: what they need is not installed.
+    """
+    if not settings.privacy.pseudonyms:
+        return lambda user_id: (user_id,)
+    try:
+        from clickwell.privacy import load_keys  # noqa: PLC0415  # a base install lacks what it needs
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[privacy]'") from None
+    return load_keys(settings, create=True).names
 
 
 def _pairs(reply: Sequence[Any]) -> Sequence[tuple[bytes, float]]:

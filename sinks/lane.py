@@ -22,6 +22,7 @@ from clickwell.schemas.controls import Fence
 from clickwell.schemas.decode import Batch, Record
 from clickwell.schemas.erased import Erased
 from clickwell.schemas.marks import UnknownKeyError
+from clickwell.sealing import opener_of
 from clickwell.settings import Settings
 from clickwell.sinks.columns import COLUMNS, LogRecord, records_of
 from clickwell.sinks.commit import MovedError, Pending, TableWriter
@@ -97,6 +98,7 @@ class Lane(threading.Thread):
         self._kafka = KafkaLog(settings.kafka)
         self._dead_letters = DeadLetters(settings.kafka, self._kafka, failpoints)
         self._columns = COLUMNS[table.name]()
+        self._columns.decoder.open_rows = opener_of(settings)
         self._topic_id = ""
         self._writer: TableWriter | None = None
         # One thread does all that touches the table, so that reading and decoding go on meanwhile.
@@ -145,6 +147,9 @@ class Lane(threading.Thread):
                 "session.timeout.ms": int(sink.session_timeout * 1000),
                 "queued.max.messages.kbytes": sink.fetch_bytes >> 10,
                 "fetch.message.max.bytes": max(1 << 20, sink.fetch_bytes >> 5),
+                # The default of a second stops a partition for that long whenever it has fetched ahead enough, which
+                # costs a sink that has to catch up half of its rate.
+                "fetch.queue.backoff.ms": 10,
                 "topic.metadata.refresh.interval.ms": 30_000,
                 "log_level": 3,
             }
@@ -246,8 +251,9 @@ class Lane(threading.Thread):
             # Somebody waits until all before a fence is in the table.
             buffer.urgent |= any(isinstance(control, Fence) for _, control in batch.controls)
         buffer.count += len(records)
-        buffer.size += sum(len(record.value) for record in records if record.value is not None)
-        buffer.next.update((record.partition, record.offset + 1) for record in records)
+        buffer.size += sum([len(record.value) for record in records if record.value is not None])
+        last = {record.partition: record.offset for record in records}
+        buffer.next |= {partition: offset + 1 for partition, offset in last.items()}
         buffer.since = buffer.since or time.monotonic()
         self._next = dict(buffer.next)
 

@@ -138,6 +138,7 @@ class Engine:
     Args:
         lanes: each reads some of the topics.
         dedup_ms: length of a dedup bucket, of the broker's time.
+        open_rows: puts names back into rows that were sealed.
         dead_letter_topics: whose bad records are dead-lettered here; others leave that to somebody else.
         seek: moves the consumer; called with {(topic, partition): offset}.
         fatal: told of an error that no retry can mend; must end the process.
@@ -154,6 +155,7 @@ class Engine:
         *,
         dedup_ms: int,
         idle_seconds: float,
+        open_rows: Callable[[Sequence[Any]], None] | None = None,
         dead_letter_topics: Collection[str] = (INTERACTIONS.name,),
     ) -> None:
         self.parts: dict[TP, Part] = {}
@@ -170,6 +172,8 @@ class Engine:
         self._idle_seconds = idle_seconds
         self._dead_letter_topics = dead_letter_topics
         self._decoders: dict[str, EventDecoder[Any]] = {INTERACTIONS.name: Decoder(), SEARCHES.name: SearchDecoder()}
+        for decoder in self._decoders.values():
+            decoder.open_rows = open_rows
         self._rewinds: set[asyncio.Task[None]] = set()
 
     async def assign(self, tps: Iterable[TP]) -> dict[TP, int]:
@@ -328,7 +332,7 @@ class Engine:
                         part.done[lane.name][shard] = call.next
                     else:
                         assert works is not None
-                        lane.drop(works[lane.name], shard, reply.duplicates)
+                        lane.amend(works[lane.name], shard, reply.known)
                         again.append((lane, shard))
                 todo = again
             if everything:

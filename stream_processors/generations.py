@@ -158,9 +158,11 @@ class Generations:
         return True
 
     async def _unlink(self, keys: list[str | bytes]) -> int:
-        gone = int(await self._client.unlink(*keys)) if keys else 0
+        pipe = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipe.unlink(key)
         keys.clear()
-        return gone
+        return sum(await pipe.execute())
 
 
 def _popularity(generation: Generation) -> str:

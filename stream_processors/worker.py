@@ -21,8 +21,11 @@ from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, KafkaError, RedisError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
+from clickwell.redis_client import async_client_of
+from clickwell.redis_cluster import AsyncCluster
 from clickwell.schemas.keys import FRESH, WORKERS
 from clickwell.schemas.rings import Generation
+from clickwell.sealing import opener_of
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
 from clickwell.stream_processors.engagement import EngagementLane
@@ -77,6 +80,7 @@ class Worker:
             self._fatal,
             dedup_ms=dedup_ms,
             idle_seconds=settings.worker.idle_seconds,
+            open_rows=opener_of(settings),
             # A letter has one writer: what the sink dead-letters is left to it.
             dead_letter_topics={*self._topics} - {*settings.sink.dead_letter_topics},
         )
@@ -92,7 +96,14 @@ class Worker:
             ClickwellError: Redis or Kafka is away or unfit at the start.
         """
         await check_redis(self._client, self.settings.redis)
-        await self.ledger.install()
+        try:
+            await self.ledger.install()
+        except (RedisClientError, OSError) as error:
+            raise RedisError(
+                "Redis does not take the workers' functions",
+                why=str(error),
+                fix="look at its memory, and at what its user may do; docs/contracts/redis.md says what is needed",
+            ) from None
         for topic in self._topics:
             await asyncio.to_thread(self.kafka.describe, topic)
         loop = asyncio.get_running_loop()
@@ -252,8 +263,8 @@ class Worker:
 
 def connect(settings: RedisSettings, *, timeout: float | None) -> "Redis":
     """Return a client that waits `timeout` seconds for each reply. The engine retries, so the client does not."""
-    return Redis.from_url(
-        settings.url,
+    return async_client_of(
+        settings,
         socket_timeout=timeout,
         socket_connect_timeout=settings.timeout,
         retry=None,
@@ -270,15 +281,22 @@ async def check_redis(client: "Redis", settings: RedisSettings) -> None:
     # Neither password nor user of the address may show up in a log.
     address = settings.url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")
     try:
-        memory = await client.info("memory")
+        servers = await client.primaries() if isinstance(client, AsyncCluster) else [client]
+        about = [await server.info() for server in servers]
     except (RedisClientError, OSError) as error:
         raise RedisError(
             f"Redis at {address} does not answer",
             why=str(error),
             fix="`clickwell up` starts a local one; or set CLICKWELL_REDIS__URL",
         ) from None
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
+    if about[0].get("cluster_enabled") and not settings.cluster:
+        raise RedisError(
+            f"Redis at {address} is a node of a cluster",
+            why="its keys are on several nodes, and this worker was told of one",
+            fix="set CLICKWELL_REDIS__CLUSTER=true for everything that reads or counts",
+        )
+    policies = {memory.get("maxmemory_policy", "noeviction") for memory in about}
+    if policy := min(policies - {"noeviction"}, default=None):
         raise RedisError(
             f"Redis at {address} evicts keys (maxmemory-policy {policy})",
             why="an evicted counter is a wrong count, silently",

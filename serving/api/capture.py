@@ -138,6 +138,9 @@ class Capture:
         for record, error in batch.bad:
             verdicts[record.offset] = rejected(error)
 
+        if self._emitter.edge is not None:
+            users = {row.user_id for row in batch.rows if row.user_id is not None}
+            await asyncio.to_thread(self._emitter.edge.prepare, users)
         ticket, complete = Ticket(), True
         sent = 0
         awaited: list[tuple[Ticket, str]] = []
@@ -151,7 +154,7 @@ class Capture:
                 continue
             assert record.value is not None
             event = Record(kind, identity[0], way.key(row).encode(), record.value)
-            if complete := complete and self._offer(event, ticket):
+            if complete := complete and self._offer(self._emitter.named(event), ticket):
                 self._repeats.add(identity, ticket)
                 awaited.append((ticket, identity[0]))
                 sent += 1

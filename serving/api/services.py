@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import redis.asyncio
 from fastapi import Request
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -13,7 +12,7 @@ from redis.backoff import NoBackoff
 from clickwell.errors import KafkaError
 from clickwell.kafka import KafkaLog
 from clickwell.producers.emitter import Emitter
-from clickwell.redis_client import bad_address, client_options
+from clickwell.redis_client import async_client_of, client_options
 from clickwell.serving.api.access import Access
 from clickwell.serving.api.capture import Capture
 from clickwell.serving.api.observe import Metrics
@@ -46,12 +45,8 @@ class Services:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        try:
-            self.redis = redis.asyncio.Redis.from_url(
-                settings.redis.url, retry=Retry(NoBackoff(), 0), **client_options(settings.redis.timeout)
-            )
-        except ValueError as error:
-            raise bad_address(error) from None
+        options = client_options(settings.redis.timeout)
+        self.redis = async_client_of(settings.redis, retry=Retry(NoBackoff(), 0), **options)
         self.access = Access(self.redis, settings.api.origins)
         self.reader = AsyncBoostReader(settings)
         self.metrics = Metrics()

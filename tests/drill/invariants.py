@@ -23,8 +23,8 @@ from confluent_kafka import KafkaException
 from deltalake import DeltaTable
 
 from clickwell.analytics.audit import audit
-from clickwell.analytics.proof import prove
-from clickwell.analytics.receipts import Receipts
+from clickwell.analytics.privacy.proof import prove
+from clickwell.analytics.privacy.receipts import Receipts
 from clickwell.errors import ClickwellError
 from clickwell.kafka import KafkaLog
 from clickwell.producers.topics import end_offsets

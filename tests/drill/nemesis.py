@@ -86,6 +86,8 @@ class Nemesis(threading.Thread):
                 self._wait_mending(began + fault.at)
                 if self._stopped.is_set():
                     break
+                # A server that took long to come back must not make the following faults come all at once.
+                began = max(began, time.monotonic() - fault.at)
                 self._strike(fault, began)
             while self._broken and not self._stopped.is_set():
                 self._wait_mending(self._broken[0][0])

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import redis
+
 from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.process import HOST, free_port
 from clickwell.devstack.valkey import ValkeyServer
@@ -22,7 +24,7 @@ from .schedule import LINKS, SINKS, WORKERS
 SETTINGS = {
     "SINK__FLUSH_SECONDS": "1",
     "SINK__FLUSH_ROWS": "2000",
-    "SINK__MAINTAIN_SECONDS": "25",
+    "SINK__MAINTAIN_SECONDS": "45",
     # Workers dead-letter interactions, sinks searches.
     "SINK__DEAD_LETTER_TOPICS": '["searches.v1"]',
     # Longer than a look at the lake takes.
@@ -94,13 +96,21 @@ class Stage(Stack):
         self._open.callback(self.disk.close)
         for link in self.links.values():
             self._open.enter_context(link)
-        to_broker = {link.port: link.target for name, link in self.links.items() if name.endswith("/broker")}
-        redis = Redis(folder, self.slow.environment("redis"))
-        super().__init__(folder, Broker(folder, to_broker, self.slow.environment("broker")), redis)
+        super().__init__(folder)
+        self.api_port = free_port()
+
+    def make_kafka(self) -> None:
+        """Make the broker, behind its proxies."""
+        told = {link.port: link.target for name, link in self.links.items() if name.endswith("/broker")}
+        self.kafka = Broker(self.folder, told, self.slow.environment("broker"))
+
+    def make_redis(self) -> None:
+        """Make the server of the counters, behind its proxies, and a client that reaches it without."""
+        self.valkey = Redis(self.folder, self.slow.environment("redis"))
+        self.client = redis.Redis(port=self.valkey.port, socket_timeout=20)
         for name, link in self.links.items():
             if name.endswith("/redis"):
-                link.target = redis.port
-        self.api_port = free_port()
+                link.target = self.valkey.port
 
     def __enter__(self) -> Self:
         with ExitStack() as failed:
@@ -130,7 +140,7 @@ class Stage(Stack):
                 environment=self.slow.environment("eraser"),
             )
         )
-        addresses = {"KAFKA__BOOTSTRAP_SERVERS": self.broker_of("api"), "REDIS__URL": self.redis_of("api")}
+        addresses = {"KAFKA__BOOTSTRAP_SERVERS": self.broker_of("api"), "REDIS__URL": self.redis_of("api")["url"]}
         command = ["api", "--host", HOST, "--port", str(self.api_port)]
         self.keep(Part("api", self.folder, command, self._settings | addresses))
 
@@ -149,20 +159,20 @@ class Stage(Stack):
     def settings(self) -> Settings:
         """Settings of who reaches the servers without a proxy."""
         kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS}
-        return Settings.load(self.folder, kafka=kafka, redis={"url": self.valkey.url}, lake=self.lake)
+        return Settings.load(self.folder, kafka=kafka, redis=self.redis, lake=self.lake)
 
     def broker_of(self, name: str) -> str:
         """Return the broker's address for a client."""
         return f"{HOST}:{self.links[f'{name}/broker'].port}"
 
-    def redis_of(self, name: str) -> str:
-        """Return the address of Redis for a client."""
-        return f"redis://{HOST}:{self.links[f'{name}/redis'].port}/0"
+    def redis_of(self, name: str) -> dict[str, str]:
+        """Return the settings of Redis for a client."""
+        return {"url": f"redis://{HOST}:{self.links[f'{name}/redis'].port}/0"}
 
     def worker(self, name: str, **settings: str) -> Part:
         """Return a worker; one without proxies unless there are some for it."""
         proxied = f"{name}/redis" in self.links
-        addresses = (self.broker_of(name), self.redis_of(name)) if proxied else (self.kafka.address, self.valkey.url)
+        addresses = (self.broker_of(name), self.redis_of(name)) if proxied else (self.kafka.address, self.redis)
         return parts.worker(name, self.folder, *addresses, static=proxied, **(self._settings | settings))
 
     def part(self, name: str) -> Part:

@@ -21,13 +21,12 @@ class Watch(threading.Thread):
         stage: whose Redis.
 
     Attributes:
-        longest: the longest time in seconds in which no offset moved.
         broken: one sentence for each offset that went back.
     """
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(name="watch", daemon=True)
-        self.longest = 0.0
+        self._longest, self._moved = 0.0, time.monotonic()
         self.broken: list[str] = []
         self._stage = stage
         self._client = redis.Redis(port=stage.valkey.port, socket_timeout=2)
@@ -36,7 +35,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Look, and compare with the look before."""
         before: Ledger = {}
-        rollbacks, moved = 0, time.monotonic()
+        rollbacks, self._moved = 0, time.monotonic()
         while not self._stopped.wait(EVERY_SECONDS):
             at = self._stage.rollbacks
             try:
@@ -44,13 +43,18 @@ class Watch(threading.Thread):
             except (redis.RedisError, OSError):
                 continue
             if now and now != before:
-                self.longest, moved = max(self.longest, time.monotonic() - moved), time.monotonic()
+                self._longest, self._moved = self.longest, time.monotonic()
             # Odd while Redis may be forgetting.
             if at % 2 == 0 and at == rollbacks == self._stage.rollbacks:
                 back = [key for key in now.keys() & before.keys() if now[key] < before[key]]
                 self.broken += [f"offset {key} went back from {before[key]} to {now[key]}" for key in back]
             before, rollbacks = now, at
-        self.longest = max(self.longest, time.monotonic() - moved)
+        self._longest = self.longest
+
+    @property
+    def longest(self) -> float:
+        """The longest time in seconds in which no offset moved, up to now."""
+        return max(self._longest, 0.0 if self._stopped.is_set() else time.monotonic() - self._moved)
 
     def stop(self) -> None:
         """Stop watching."""

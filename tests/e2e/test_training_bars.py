@@ -4,7 +4,6 @@ Trained on the earlier part of the log, with a quarter of the queries and a seve
 """
 
 import gzip
-import hashlib
 import json
 import os
 import subprocess
@@ -13,14 +12,11 @@ import time
 
 import pytest
 
+from clickwell.testing import taken_out, without
+
 pytestmark = [pytest.mark.data, pytest.mark.timeout(600)]
 
 SEARCHES = 48_000
-
-
-def taken_out(name, share):
-    """Whether a query or movie is of those that training must never see."""
-    return int(hashlib.md5(name.encode()).hexdigest()[:8], 16) / 2**32 < share
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +57,6 @@ def learn(shared_data, tmp_path_factory):
         return found, json.loads(trained), seconds
 
     return learned
-
-
-def without(search, movies):
-    """A search as it would have been without some movies."""
-    places = {movie: place for place, movie in enumerate(m for m in search["docs"] if m not in movies)}
-    clicks = [{**click, "pos": places[click["doc"]]} for click in search["clicks"] if click["doc"] in places]
-    return {**search, "docs": list(places), "clicks": clicks}
 
 
 def tell(name, found):

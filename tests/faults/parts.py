@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clickwell.devstack.process import Child
 
@@ -92,7 +93,7 @@ def worker(
     name: str,
     folder: Path,
     kafka: str,
-    redis: str,
+    redis: Mapping[str, Any],
     failpoints: Sequence[str] = (),
     *,
     static: bool = False,
@@ -100,7 +101,7 @@ def worker(
 ) -> Part:
     """Return a worker; `static`: it joins its group under its own name."""
     command = ["worker", *(["--instance-id", name] if static else [])]
-    addresses = {"KAFKA__BOOTSTRAP_SERVERS": kafka, "REDIS__URL": redis}
+    addresses = _addresses(kafka, redis)
     return Part(
         name, folder, command, WORKER | addresses | settings, failpoint="WORKER__FAILPOINT", failpoints=failpoints
     )
@@ -116,7 +117,7 @@ def sink(
     **settings: str,
 ) -> Part:
     """Return a sink."""
-    addresses = {"KAFKA__BOOTSTRAP_SERVERS": kafka}
+    addresses = _addresses(kafka)
     return Part(
         name,
         folder,
@@ -131,13 +132,13 @@ def sink(
 def eraser(
     folder: Path,
     kafka: str,
-    redis: str,
+    redis: Mapping[str, Any],
     failpoints: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Part:
     """Return an eraser."""
-    addresses = {"KAFKA__BOOTSTRAP_SERVERS": kafka, "REDIS__URL": redis}
+    addresses = _addresses(kafka, redis)
     return Part(
         "eraser",
         folder,
@@ -147,3 +148,9 @@ def eraser(
         failpoints=failpoints,
         environment=environment,
     )
+
+
+def _addresses(kafka: str, redis: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the settings that name the servers; `redis` holds settings of that group."""
+    group = {f"REDIS__{name.upper()}": str(value) for name, value in (redis or {}).items()}
+    return {"KAFKA__BOOTSTRAP_SERVERS": kafka, **group}

@@ -74,6 +74,21 @@ def test_functions_are_lost(stack: Stack) -> None:
     stack.assert_exact()
 
 
+def test_redis_is_full(stack: Stack) -> None:
+    """A worker that is started while Redis has no memory left says so, and counts when there is some."""
+    stack.publish(seed=18, count=1000)
+    stack.client.config_set("maxmemory", 1 << 20)
+    try:
+        (worker,) = stack.work()
+        assert ended(worker, 30) == 4
+    finally:
+        stack.client.config_set("maxmemory", 0)
+    assert worker.said("Redis does not take the workers' functions")
+    assert not worker.said("fault of clickwell")
+    stack.work()
+    stack.assert_exact()
+
+
 class Reader(threading.Thread):
     """Reads all totals through the pointer again and again, as a reader that trusts it would."""
 

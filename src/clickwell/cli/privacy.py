@@ -93,7 +93,7 @@ def erase(
 def eraser(*, data: DataOption = None) -> None:
     """Run the eraser: it carries out what `erase` and the API ask for."""
     try:
-        from clickwell.analytics.eraser import Eraser
+        from clickwell.analytics.privacy.eraser import Eraser
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[analytics]'") from None
 
@@ -112,7 +112,7 @@ def eraser(*, data: DataOption = None) -> None:
 
 def list_receipts(*, data: DataOption = None, json: JsonOption = False) -> None:
     """List the receipts, oldest first."""
-    from clickwell.analytics.receipts import Receipts
+    from clickwell.analytics.privacy.receipts import Receipts
 
     found = [each for each in Receipts(Settings.load(data)).read() if each["event"] == "erased"]
     if json:
@@ -129,7 +129,7 @@ def list_receipts(*, data: DataOption = None, json: JsonOption = False) -> None:
 
 def show(erasure_id: str, *, data: DataOption = None, json: JsonOption = False) -> None:
     """Show one receipt; the beginning of its id is enough."""
-    from clickwell.analytics.receipts import Receipts
+    from clickwell.analytics.privacy.receipts import Receipts
 
     found = [each for each in Receipts(Settings.load(data)).read() if str(each["erasure_id"]).startswith(erasure_id)]
     if len({each["erasure_id"] for each in found}) != 1:
@@ -154,7 +154,7 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Prove that no receipt was changed and that what was erased is in no store."""
-    from clickwell.analytics.proof import prove
+    from clickwell.analytics.privacy.proof import prove
 
     proof = prove(Settings.load(data), erasure_id or ())
     if json:
@@ -172,7 +172,7 @@ def verify(
 
 
 def _await(settings: Settings, erasure_id: str, timeout: float) -> dict[str, Any]:
-    from clickwell.analytics.receipts import Receipts
+    from clickwell.analytics.privacy.receipts import Receipts
 
     deadline = time.monotonic() + timeout
     while True:

@@ -45,7 +45,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready; `down` stops it.")] = False,
     only: Annotated[
         str, typer.Option(metavar="PARTS", help="Run these parts only.")
-    ] = "kafka,redis,worker,sink,eraser,api",
+    ] = "kafka,redis,worker,sink,eraser,insights,api",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 1,
     kafka_port: PortOption = None,
     redis_port: PortOption = None,
@@ -54,7 +54,7 @@ def up(
     json: JsonOption = False,
     detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
 ) -> None:
-    """Start Kafka, Valkey, workers, a sink and the HTTP API here and keep them running."""
+    """Start Kafka, Valkey, workers, a sink, the HTTP API and what it shows, and keep them running."""
     from clickwell.devstack.stack import PARTS, Stack
     from clickwell.devstack.state import supervisor_pid
 
