@@ -17,6 +17,8 @@ from .traffic import Senders, spooling
 from .watch import Watch
 
 LOOK_PAUSE = (6.0, 15.0)
+# Eight processes start at once, on a machine that may have other things to do.
+START_SECONDS = 240.0
 
 
 class Reader(Child):
@@ -76,7 +78,7 @@ def drill(folder: Path, seconds: float, seed: int, say: Callable[[str], None]) -
         with contextlib.closing(Checker(stage, senders, say)) as checker:
             watch, nemesis = Watch(stage), Nemesis(stage, senders, faults, seed, say)
             with senders.sending():
-                stage.wait_applied(500, timeout=90)
+                stage.wait_applied(500, timeout=START_SECONDS)
                 say("everything works; now it is broken")
                 _strike(stage, watch, nemesis, checker, senders, rng, say)
             checker.found.problems += [*watch.broken[:5], *senders.errors]

@@ -40,7 +40,7 @@ from tests.faults.people import covered, requests_of
 from .stage import Stage
 from .traffic import SHOWN, Senders
 
-LAG_SECONDS = 120.0
+LAG_SECONDS = 240.0
 # Erasures wait for each other, and each for the workers and sinks.
 RECEIPT_SECONDS = 240.0
 # A reader waits 50 ms for the socket, at most three times, on a machine that has other things to do.

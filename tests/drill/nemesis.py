@@ -114,10 +114,13 @@ class Nemesis(threading.Thread):
         self._broken.sort(key=lambda each: each[0])
 
     def _wait_mending(self, until: float) -> None:
-        while (now := time.monotonic()) < until and not self._stopped.is_set():
-            self._mend(now)
+        """Wait, and mend what is due meanwhile."""
+        while not self._stopped.is_set():
+            self._mend(time.monotonic())
             following = min([until, *(at for at, _, _ in self._broken)])
-            self._stopped.wait(max(0.0, following - time.monotonic()))
+            if self._stopped.wait(max(0.0, following - time.monotonic())) or time.monotonic() >= until:
+                self._mend(time.monotonic())
+                return
 
     def _mend(self, until: float) -> None:
         while self._broken and self._broken[0][0] <= until:

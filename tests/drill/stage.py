@@ -55,8 +55,9 @@ class Broker(KafkaServer):
             "listener.security.protocol.map": [f"P{told}:PLAINTEXT" for told in self._listeners],
         }
         lines = self._properties.read_text().splitlines()
-        # One thread for each listener: they have little to do.
-        lines = [",".join([line, *more.get(line.split("=")[0], [])]) for line in lines] + ["num.network.threads=1"]
+        lines = [",".join([line, *more.get(line.split("=")[0], [])]) for line in lines]
+        # One thread for each listener: they have little to do. A busy machine must not be taken for a dead broker.
+        lines += ["num.network.threads=1", "broker.session.timeout.ms=9000"]
         self._properties.write_text("\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
