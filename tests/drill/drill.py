@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ def drill(folder: Path, seconds: float, seed: int, say: Callable[[str], None]) -
                 _strike(stage, watch, nemesis, checker, senders, rng, say)
             checker.found.problems += [*watch.broken[:5], *senders.errors]
             checker.end()
+            if checker.found.problems:
+                # Its disk goes with the stage.
+                shutil.copytree(stage.lake, folder / "lake")
     return Outcome(nemesis.struck, watch.longest, checker.found)
 
 

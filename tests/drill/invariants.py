@@ -30,6 +30,7 @@ from clickwell.kafka import KafkaLog
 from clickwell.producers.topics import end_offsets
 from clickwell.schemas.keys import shard_of
 from clickwell.serving.boosts import BoostReader
+from clickwell.settings import BoostSettings
 from clickwell.sinks.standing import wait_written
 from tests.faults import histories, oracle
 from tests.faults.harness import wait_for
@@ -265,6 +266,7 @@ class Checker:
         }
         self.found.differ("final counts", cells)
         self._letters()
+        self._lake()
         assert_lake_is_log(stage.lake, stage.kafka.address, erased=lambda record: covered(record, wanted))
         touched = {record.event.get("user_id") for record in log if not record.own and covered(record, wanted)}
         differ = [
@@ -316,10 +318,12 @@ class Checker:
         documents = [key.decode().split(":c:", 1)[1] for key in keys]
         assert documents, "nothing was counted"
         after_ms = (oracle.WINDOW + 2) * oracle.SLOT_MS
-        with BoostReader(stage.settings, clock=_Later(after_ms)) as reader:
-            left = {
-                each.feature_id: each.by_signal for each in reader.boosts(documents) if any(each.by_signal.values())
-            }
+        patient = stage.settings.model_copy(update={"boosts": BoostSettings(timeout=10, max_age_seconds=1e9)})
+        with BoostReader(patient, clock=_Later(after_ms)) as reader:
+            boosts = reader.boosts(documents)
+        if boosts.reason:
+            raise BrokenError(f"the counts could not be read: {boosts.reason}")
+        left = {each.feature_id: each.by_signal for each in boosts if any(each.by_signal.values())}
         until = (Stage.now_ms() + after_ms) / 1000
         stay = [key for key in keys if not 0 < stage.client.expiretime(key) <= until]
         if left or stay:

@@ -88,7 +88,8 @@ def assert_lake_is_log(
 
 def _assert_equal(rows, records) -> None:
     places = [(row["kafka_partition"], row["kafka_offset"]) for row in rows]
-    assert len(set(places)) == len(places), "a record is in the table twice"
+    twice = [place for place, times in Counter(places).items() if times > 1]
+    assert not twice, f"{len(twice)} records are in the table twice: {sorted(twice)[:5]}"
     copies = defaultdict(set)
     for place, record in records.items():
         event = record.event
