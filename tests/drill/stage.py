@@ -100,10 +100,10 @@ class Stage(Stack):
         super().__init__(folder)
         self.api_port = free_port()
 
-    def make_kafka(self) -> None:
-        """Make the broker, behind its proxies."""
+    def make_kafka(self) -> Broker:
+        """Return the broker, behind its proxies."""
         told = {link.port: link.target for name, link in self.links.items() if name.endswith("/broker")}
-        self.kafka = Broker(self.folder, told, self.slow.environment("broker"))
+        return Broker(self.folder, told, self.slow.environment("broker"))
 
     def make_redis(self) -> None:
         """Make the server of the counters, behind its proxies, and a client that reaches it without."""
