@@ -49,7 +49,7 @@ class Watch(threading.Thread):
                 back = [key for key in now.keys() & before.keys() if now[key] < before[key]]
                 self.broken += [f"offset {key} went back from {before[key]} to {now[key]}" for key in back]
             before, rollbacks = now, at
-        self._longest = self.longest
+        self._longest = max(self._longest, time.monotonic() - self._moved)
 
     @property
     def longest(self) -> float:
