@@ -7,6 +7,7 @@ Exit code 0: everything held; 1: an invariant is broken, and the seed, the sched
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--folder", type=Path, help="keep everything there; else it goes if nothing is broken")
     asked = arguments.parse_args()
+    # So that a drill that is told to end stops its processes and gives its disk back.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="clickwell-drill-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
