@@ -100,7 +100,14 @@ class Worker:
             ClickwellError: Redis or Kafka is away or unfit at the start.
         """
         await check_redis(self._client, self.settings.redis)
-        await self.ledger.install()
+        try:
+            await self.ledger.install()
+        except (RedisClientError, OSError) as error:
+            raise RedisError(
+                "Redis does not take the workers' functions",
+                why=str(error),
+                fix="look at its memory, and at what its user may do; docs/contracts/redis.md says what is needed",
+            ) from None
         for topic in self._topics:
             await asyncio.to_thread(self.kafka.describe, topic)
         loop = asyncio.get_running_loop()

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import oracle
+from . import oracle, parts
 from .brokers import TwoBrokerStack
 from .harness import wait_for
-from .lake import Sink, assert_lake_is_log, publish_searches, wait_written
+from .lake import assert_lake_is_log, publish_searches, wait_written
 from .load import Load, Traffic
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
@@ -24,7 +24,7 @@ def test_each_broker_is_killed_once(stack: TwoBrokerStack) -> None:
     """The broker that leads most is killed, comes back and catches up, then the other: exact counts, a whole lake."""
     traffic = Traffic(stack.kafka.address, seed=81)
     # The workers dead-letter the other topic.
-    sink = Sink("sink", stack.folder, stack.kafka.address, SINK__DEAD_LETTER_TOPICS='["searches.v1"]')
+    sink = parts.sink("sink", stack.folder, stack.kafka.address, SINK__DEAD_LETTER_TOPICS='["searches.v1"]')
     sink.spawn()
     try:
         with Load(traffic, 1000):
