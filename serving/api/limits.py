@@ -137,22 +137,26 @@ class Bucket:
     Args:
         rate: tokens a second.
         now: a clock in seconds.
+
+    Attributes:
+        rate: tokens a second.
+        most: tokens that it holds when it is full.
     """
 
     def __init__(self, rate: float, now: Callable[[], float] = monotonic) -> None:
-        self._rate = rate
+        self.rate = rate
         # A batch must be possible whatever the rate is.
-        self._most = max(2 * rate, MAX_EVENTS)
-        self._tokens = self._most
+        self.most = max(2 * rate, MAX_EVENTS)
+        self._tokens = self.most
         self._now = now
         self._at = now()
 
     def take(self, tokens: int) -> float:
         """Take tokens and return 0, or take none and return the seconds after which they are there."""
         now = self._now()
-        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._tokens = min(self.most, self._tokens + (now - self._at) * self.rate)
         self._at = now
         if tokens > self._tokens:
-            return (tokens - self._tokens) / self._rate
+            return (tokens - self._tokens) / self.rate
         self._tokens -= tokens
         return 0.0

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clickwell.serving.api.capture import Capture
 from clickwell.serving.api.problems import Problem
+from clickwell.serving.api.shared import Shared
 
 # From a read of Redis to a wait for a broker that is away.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -36,11 +37,18 @@ class Metrics:
         self.pending = Gauge(
             "clickwell_api_pending_events", "Events that the broker has not confirmed.", registry=self.registry
         )
+        self.unshared = Counter(
+            "clickwell_api_unshared",
+            "Events and quotas that this server decided by itself, as Redis did not answer.",
+            ("what",),
+            registry=self.registry,
+        )
 
-    def watch(self, capture: Capture) -> None:
-        """Count what a capture does."""
+    def watch(self, capture: Capture, shared: Shared) -> None:
+        """Count what a capture does, and what it could not share."""
         capture.counted = lambda kind, verdict, n: self.events.labels(kind, verdict).inc(n)
         self.pending.set_function(lambda: capture.pending)
+        shared.unshared = lambda what, n: self.unshared.labels(what).inc(n)
 
 
 class Observe:
