@@ -12,7 +12,7 @@ from clickwell.schemas.decode import AnyRow, Batch, Decoder, EventDecoder, Row
 from clickwell.schemas.decode_searches import SearchDecoder, SearchRow
 from clickwell.serving.api.events import Received, prepare
 from clickwell.serving.api.problems import RETRY_SECONDS, Problem
-from clickwell.serving.api.repeats import Repeats, names_of_interactions, names_of_searches, tail
+from clickwell.serving.api.repeats import Repeats, digests_of_interactions, digests_of_searches, tail
 from clickwell.serving.api.sending import Sender, Ticket
 from clickwell.serving.api.shared import Shared
 from clickwell.serving.api.verdicts import Answer, Lack, Use, Uses, Verdict, answer_of, rejected
@@ -27,15 +27,15 @@ class _Way(Generic[R]):
 
     decoder: EventDecoder[R]
     mint_ids: bool
-    names: Callable[[Sequence[R]], list[bytes]]
+    digests: Callable[[Sequence[R]], list[bytes]]
     record: Callable[[R, bytes], Record]
     uses: Callable[[R], tuple[tuple[Use, ...], tuple[Lack, ...]]]
     verdict: Callable[[R], Verdict]
 
     def recall(self, log: KafkaLog, topic: str) -> list[bytes]:
-        """Return the names of a topic's last records."""
+        """Return the digests of a topic's last records."""
         read = [Received(record.offset, record.received_ms, record.value or b"") for record in tail(log, topic)]
-        return self.names(self.decoder.decode(read).rows)
+        return self.digests(self.decoder.decode(read).rows)
 
 
 class Capture:
@@ -57,7 +57,7 @@ class Capture:
             "interaction": _Way[Row](
                 decoder=Decoder(),
                 mint_ids=True,
-                names=names_of_interactions,
+                digests=digests_of_interactions,
                 record=lambda row, value: Record(
                     "interaction", row.interaction_id or "", row.feature_id.encode(), value
                 ),
@@ -67,7 +67,7 @@ class Capture:
             "search": _Way[SearchRow](
                 decoder=SearchDecoder(),
                 mint_ids=False,
-                names=names_of_searches,
+                digests=digests_of_searches,
                 record=lambda row, value: Record("search", row.execution_id, row.execution_id.encode(), value),
                 uses=uses.of_search,
                 verdict=lambda row: Verdict("accepted", execution_id=row.execution_id),
@@ -102,8 +102,8 @@ class Capture:
         ticket = Ticket()
         ticket.close()
         for kind, way in self._ways.items():
-            for name in await asyncio.to_thread(way.recall, log, TOPIC_OF[kind]):
-                self._repeats.claim(name, ticket)
+            for digest in await asyncio.to_thread(way.recall, log, TOPIC_OF[kind]):
+                self._repeats.claim(digest, ticket)
 
     async def confirm(self, record: Record) -> None:
         """Send one record and return once the broker has it.
@@ -133,19 +133,19 @@ class Capture:
         self._check()
         way = self._ways[kind]
         batch, verdicts = self._read(way, events, salt)
-        names = way.names(batch.rows)
+        digests = way.digests(batch.rows)
         own = Ticket()
-        earlier = [self._repeats.claim(name, own) for name in names]
-        sent = await self._send(way, batch, names, [at for at, other in enumerate(earlier) if other is None], own)
-        for at in {*range(len(names))}.difference(sent):
+        earlier = [self._repeats.claim(digest, own) for digest in digests]
+        sent = await self._send(way, batch, digests, [at for at, other in enumerate(earlier) if other is None], own)
+        for at in {*range(len(digests))}.difference(sent):
             verdicts[batch.offsets[at]].verdict = "duplicate"
 
-        telling = asyncio.create_task(self._tell(own, [names[at] for at in sent]))
+        telling = asyncio.create_task(self._tell(own, [digests[at] for at in sent]))
         # It also tells of what is confirmed after the request has given up.
         self._telling.add(telling)
         telling.add_done_callback(self._telling.discard)
         in_time = await self._in_time({telling, *(other.settled for other in earlier if other)})
-        if not in_time or any(name in (other or own).failed for name, other in zip(names, earlier, strict=True)):
+        if not in_time or any(digest in (other or own).failed for digest, other in zip(digests, earlier, strict=True)):
             self._refuse(kind, verdicts)
         answer = answer_of(verdicts, single=single)
         for name in ("accepted", "duplicate", "rejected"):
@@ -167,23 +167,23 @@ class Capture:
         return batch, verdicts
 
     async def _send(
-        self, way: _Way[R], batch: Batch[R], names: Sequence[bytes], new: Sequence[int], ticket: Ticket
+        self, way: _Way[R], batch: Batch[R], digests: Sequence[bytes], new: Sequence[int], ticket: Ticket
     ) -> list[int]:
         """Send the new events that no other server has taken either, and return their places in the batch."""
-        known = await self._shared.known([names[at] for at in new])
+        known = await self._shared.known([digests[at] for at in new])
         sent = [at for at, taken in zip(new, known, strict=True) if not taken]
         for at in sent:
             record = way.record(batch.rows[at], batch.records[at].value or b"")
             # After one that is not taken none is sent, so that a document's events keep their order.
-            if ticket.failed or not self._sender.send(record, ticket, names[at]):
-                ticket.failed.add(names[at])
+            if ticket.failed or not self._sender.send(record, ticket, digests[at]):
+                ticket.failed.add(digests[at])
         ticket.close()
         return sent
 
-    async def _tell(self, ticket: Ticket, names: Sequence[bytes]) -> None:
+    async def _tell(self, ticket: Ticket, digests: Sequence[bytes]) -> None:
         """Wait until the fate of events is known, and let all servers know of those that the log has."""
         await ticket.settled
-        await self._shared.tell([name for name in names if name not in ticket.failed])
+        await self._shared.tell([digest for digest in digests if digest not in ticket.failed])
 
     async def _in_time(self, awaited: set[asyncio.Future[None]]) -> bool:
         """Wait for all, as long as the settings allow, and tell whether all are done."""

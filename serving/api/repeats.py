@@ -15,12 +15,12 @@ REMEMBERED = 100_000
 RECALLED = 50_000
 
 
-def names_of_interactions(rows: Sequence[Row]) -> list[bytes]:
+def digests_of_interactions(rows: Sequence[Row]) -> list[bytes]:
     """Return 16 bytes for each interaction, the same for what the lake takes as the same: id and document."""
     return [xxh3_128_digest(f"{row.interaction_id}\0{row.feature_id}".encode()) for row in rows]
 
 
-def names_of_searches(rows: Sequence[SearchRow]) -> list[bytes]:
+def digests_of_searches(rows: Sequence[SearchRow]) -> list[bytes]:
     """Return 16 bytes for each search: the same one with other results is another page."""
     return [xxh3_128_digest("\0".join((row.execution_id, *row.results)).encode(), seed=1) for row in rows]
 
@@ -32,14 +32,14 @@ class Repeats:
         self._recent: dict[bytes, Ticket] = {}
         self._older: dict[bytes, Ticket] = {}
 
-    def claim(self, name: bytes, ticket: Ticket) -> Ticket | None:
+    def claim(self, digest: bytes, ticket: Ticket) -> Ticket | None:
         """Return the ticket of an event that was sent and has not failed; if there is none, remember this one."""
-        earlier = self._recent.get(name) or self._older.get(name)
-        if earlier is not None and name not in earlier.failed:
+        earlier = self._recent.get(digest) or self._older.get(digest)
+        if earlier is not None and digest not in earlier.failed:
             return earlier
         if len(self._recent) >= REMEMBERED:
             self._older, self._recent = self._recent, {}
-        self._recent[name] = ticket
+        self._recent[digest] = ticket
         return None
 
 

@@ -23,30 +23,24 @@ log = logging.getLogger("clickwell.api")
 
 
 class Ticket:
-    """The events of one request, until the fate of each is known. Belongs to the event loop.
+    """The events of one request, until all are sent and the fate of each is known. Belongs to the event loop.
 
     Attributes:
         settled: done when all is known.
-        failed: names of the events that the log does not have, as far as is known.
+        failed: digests of the events that the log does not have, as far as is known.
     """
 
     def __init__(self) -> None:
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failed: set[bytes] = set()
-        self._awaited = 1  # that nothing more is sent
+        self._awaited = 1  # that all are sent
 
-    def sent(self) -> None:
-        """Note that one more event is on its way."""
+    def open(self) -> None:
+        """Note that one more thing is awaited."""
         self._awaited += 1
 
-    def report(self, name: bytes, *, taken: bool) -> None:
-        """Note what became of one event that was sent."""
-        if not taken:
-            self.failed.add(name)
-        self.close()
-
     def close(self) -> None:
-        """Say that nothing more is sent."""
+        """Note that one thing less is awaited."""
         self._awaited -= 1
         if not self._awaited and not self.settled.done():
             self.settled.set_result(None)
@@ -72,14 +66,14 @@ class Sender:
         self._polling = False
         self._failing = False
 
-    def send(self, record: Record, ticket: Ticket, name: bytes) -> bool:
+    def send(self, record: Record, ticket: Ticket, digest: bytes) -> bool:
         """Hand a record over; False when the client takes no more."""
-        error = self._connection.produce(record, partial(self._reported, ticket, name))
+        error = self._connection.produce(record, partial(self._reported, ticket, digest))
         if error is not None:
             self._tell(error)
             return False
         self.pending += 1
-        ticket.sent()
+        ticket.open()
         if not self._polling:
             self._polling = True
             self._timer.cancel()
@@ -102,14 +96,15 @@ class Sender:
         self._polling = self.pending > 0
         self._timer = self._loop.call_later(_POLL_SECONDS if self._polling else _IDLE_SECONDS, self._poll)
 
-    def _reported(self, ticket: Ticket, name: bytes, error: Report | None, _: Message) -> None:
+    def _reported(self, ticket: Ticket, digest: bytes, error: Report | None, _: Message) -> None:
         self.pending -= 1
         if error is None:
             self._failing = False
         else:
+            ticket.failed.add(digest)
             self._connection.note(error)
             self._tell(error)
-        ticket.report(name, taken=error is None)
+        ticket.close()
 
     def _tell(self, error: Report) -> None:
         """Log the first error of a row; the counter of unconfirmed events has the rest."""

@@ -1,13 +1,13 @@
 -- What the servers of the API know together: which events were taken lately, and what each key has spent.
 --
--- KEYS  the names taken last, the names taken before those, then one bucket for each key that spends
--- ARGV  names in a set at most, life of a set in seconds, names that are asked for, names that were taken;
+-- KEYS  the digests taken last, the digests taken before those, then one bucket for each key that spends
+-- ARGV  digests in a set at most, life of a set in seconds, digests that are asked for, digests that were taken;
 --       then three for each bucket: tokens a second, tokens at most, tokens wanted
--- Returns a byte for each name that is asked for, 1 if it was taken, and for each bucket 0, or if nothing was spent
+-- Returns a byte for each digest that is asked for, 1 if it was taken, and for each bucket 0, or if nothing was spent
 -- the milliseconds after which the tokens are there.
--- A name has 16 bytes.
+-- A digest has 16 bytes.
 
-local function names(bytes)
+local function digests(bytes)
   local found = {}
   for at = 1, #bytes, 16 do
     found[#found + 1] = string.sub(bytes, at, at + 15)
@@ -17,7 +17,7 @@ end
 
 local recent, older = KEYS[1], KEYS[2]
 
-local taken = names(ARGV[4])
+local taken = digests(ARGV[4])
 if #taken > 0 then
   if redis.call('SCARD', recent) >= tonumber(ARGV[1]) then
     redis.call('UNLINK', older)
@@ -27,7 +27,7 @@ if #taken > 0 then
   redis.call('EXPIRE', recent, ARGV[2])
 end
 
-local asked, known = names(ARGV[3]), {}
+local asked, known = digests(ARGV[3]), {}
 if #asked > 0 then
   local last = redis.call('SMISMEMBER', recent, unpack(asked))
   local before = redis.call('SMISMEMBER', older, unpack(asked))

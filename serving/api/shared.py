@@ -18,9 +18,9 @@ from clickwell.schemas.keys import QUOTA, TAKEN
 REMEMBERED = 500_000
 # Longer than anyone repeats a request; an idle deployment forgets.
 _LIFE_SECONDS = 3600
-# Names in one call at most: Redis is asked for boosts meanwhile, and must not be held up for half a millisecond.
-_NAMES = 500
-NAME_BYTES = 16
+# Digests in one call at most: Redis is asked for boosts meanwhile, and must not be held up for half a millisecond.
+_DIGESTS = 500
+DIGEST_BYTES = 16
 # How long a Redis that did not answer is left alone.
 _PAUSE_SECONDS = 1.0
 _SCRIPT = Path(__file__).with_name("shared.lua")
@@ -55,22 +55,22 @@ class Shared:
         self._away_until = 0.0
         self.unshared: Callable[[str, int], None] = lambda _what, _number: None
 
-    async def known(self, names: Sequence[bytes]) -> bytes:
-        """Return a byte for each name: 1 if any server has taken the event lately, else 0."""
+    async def known(self, digests: Sequence[bytes]) -> bytes:
+        """Return a byte for each digest: 1 if any server has taken the event lately, else 0."""
         parts: list[tuple[_Call, int, int]] = []
-        for at in range(0, len(names), _NAMES):
-            piece = names[at : at + _NAMES]
+        for at in range(0, len(digests), _DIGESTS):
+            piece = digests[at : at + _DIGESTS]
             call = self._next(len(piece))
             parts.append((call, len(call.asked), len(piece)))
             call.asked += piece
         answers = [(await call.answer, at, size) for call, at, size in parts]
         return b"".join(answer[0][at : at + size] if answer else bytes(size) for answer, at, size in answers)
 
-    async def tell(self, names: Sequence[bytes]) -> None:
+    async def tell(self, digests: Sequence[bytes]) -> None:
         """Tell that the log has these events; once this returns, every server knows."""
         calls = []
-        for at in range(0, len(names), _NAMES):
-            piece = names[at : at + _NAMES]
+        for at in range(0, len(digests), _DIGESTS):
+            piece = digests[at : at + _DIGESTS]
             call = self._next(len(piece))
             call.taken += piece
             calls.append(call)
@@ -85,9 +85,9 @@ class Shared:
         answer = await call.answer
         return answer[1][at] / 1000 if answer else 0.0
 
-    def _next(self, names: int) -> _Call:
-        """Return the call that goes next and has room for so many names."""
-        if not self._calls or len(self._calls[-1].asked) + len(self._calls[-1].taken) + names > _NAMES:
+    def _next(self, digests: int) -> _Call:
+        """Return the call that goes next and has room for so many digests."""
+        if not self._calls or len(self._calls[-1].asked) + len(self._calls[-1].taken) + digests > _DIGESTS:
             self._calls.append(_Call(asyncio.get_running_loop().create_future()))
         if self._calling is None:
             self._calling = asyncio.create_task(self._run())

@@ -15,13 +15,13 @@ from clickwell.schemas.keys import TAKEN
 from clickwell.serving.api import shared as shared_module
 from clickwell.serving.api.access import Quota
 from clickwell.serving.api.keys import Key
-from clickwell.serving.api.shared import NAME_BYTES, Shared
+from clickwell.serving.api.shared import DIGEST_BYTES, Shared
 
 pytestmark = pytest.mark.broker
 
 
-def names(first: int, last: int) -> list[bytes]:
-    return [number.to_bytes(NAME_BYTES) for number in range(first, last)]
+def digests(first: int, last: int) -> list[bytes]:
+    return [number.to_bytes(DIGEST_BYTES) for number in range(first, last)]
 
 
 def with_servers(url: str, body: Callable[..., Awaitable[None]], servers: int = 2) -> None:
@@ -42,12 +42,12 @@ def with_servers(url: str, body: Callable[..., Awaitable[None]], servers: int = 
 
 
 def test_what_one_server_tells_all_others_know(fresh_redis):
-    """Each name by itself, in order, and more of them than go into one call."""
+    """Each digest by itself, in order, and more of them than go into one call."""
 
     async def body(one: Shared, other: Shared) -> None:
-        assert await other.known(names(0, 1300)) == bytes(1300)
-        await one.tell(names(0, 700))
-        assert await other.known(names(0, 1300)) == b"\1" * 700 + bytes(600)
+        assert await other.known(digests(0, 1300)) == bytes(1300)
+        await one.tell(digests(0, 700))
+        assert await other.known(digests(0, 1300)) == b"\1" * 700 + bytes(600)
         assert await other.known([]) == b""
 
     with_servers(fresh_redis.url, body)
@@ -57,8 +57,8 @@ def test_questions_that_go_together_get_their_own_answers(fresh_redis):
     """However many requests ask at once."""
 
     async def body(one: Shared, other: Shared) -> None:
-        await one.tell(names(0, 1000)[::2])
-        answers = await asyncio.gather(*(other.known(names(at, at + 3)) for at in range(997)))
+        await one.tell(digests(0, 1000)[::2])
+        answers = await asyncio.gather(*(other.known(digests(at, at + 3)) for at in range(997)))
         assert answers == [bytes((at + n + 1) % 2 for n in range(3)) for at in range(997)]
 
     with_servers(fresh_redis.url, body)
@@ -70,9 +70,9 @@ def test_what_is_held_is_bounded_and_the_latest(fresh_redis, monkeypatch):
 
     async def body(one: Shared, other: Shared) -> None:
         for at in range(0, 1000, 50):
-            await one.tell(names(at, at + 50))
-        assert await other.known(names(850, 1000)) == b"\1" * 150
-        assert await other.known(names(0, 700)) == bytes(700)
+            await one.tell(digests(at, at + 50))
+        assert await other.known(digests(850, 1000)) == b"\1" * 150
+        assert await other.known(digests(0, 700)) == bytes(700)
         client = redis.asyncio.Redis.from_url(fresh_redis.url)
         assert await client.scard(f"{TAKEN}:recent") + await client.scard(f"{TAKEN}:older") <= 300
         assert 0 < await client.ttl(f"{TAKEN}:recent") <= 3600
@@ -109,17 +109,17 @@ def test_without_redis_each_server_decides_by_itself(fresh_redis):
         fresh_redis.pause()
         began = asyncio.get_running_loop().time()
         for at in range(20):
-            assert await one.known(names(at, at + 10)) == bytes(10)
-            await one.tell(names(at, at + 10))
+            assert await one.known(digests(at, at + 10)) == bytes(10)
+            await one.tell(digests(at, at + 10))
         assert [await quota.take(1000) for _ in range(2)] == [0, pytest.approx(0.8 / 0.6, abs=0.2)]
         assert asyncio.get_running_loop().time() - began < 5
         assert alone == {"events": 400, "quotas": 1}
         fresh_redis.resume()
         with suppress(TimeoutError):
             async with asyncio.timeout(20):
-                while await one.known(names(0, 1)) != b"\1":
-                    await one.tell(names(0, 1))
+                while await one.known(digests(0, 1)) != b"\1":
+                    await one.tell(digests(0, 1))
                     await asyncio.sleep(0.05)
-        assert await one.known(names(0, 1)) == b"\1"
+        assert await one.known(digests(0, 1)) == b"\1"
 
     with_servers(fresh_redis.url, body, 1)
