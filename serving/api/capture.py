@@ -176,7 +176,7 @@ class Capture:
             record = way.record(batch.rows[at], batch.records[at].value or b"")
             # After one that is not taken none is sent, so that a document's events keep their order.
             if ticket.failed or not self._sender.send(record, ticket, digests[at]):
-                ticket.failed.add(digests[at])
+                ticket.fail(digests[at])
         ticket.close()
         return sent
 

@@ -9,7 +9,7 @@ from clickwell.schemas.decode import Row
 from clickwell.schemas.decode_searches import SearchRow
 from clickwell.serving.api.sending import Ticket
 
-# Twice as many events are held, some 200 bytes each.
+# Twice as many events are held, 100 bytes each if they came in batches, 300 if alone.
 REMEMBERED = 100_000
 # Read when the server starts; takes about a second.
 RECALLED = 50_000

@@ -19,6 +19,8 @@ _POLL_SECONDS = 0.002
 # Otherwise, for the errors of a broker that has gone: they would pile up.
 _IDLE_SECONDS = 1.0
 
+_NONE: frozenset[bytes] = frozenset()
+
 log = logging.getLogger("clickwell.api")
 
 
@@ -30,10 +32,17 @@ class Ticket:
         failed: digests of the events that the log does not have, as far as is known.
     """
 
+    # Hundreds of thousands are remembered.
+    __slots__ = ("_awaited", "failed", "settled")
+
     def __init__(self) -> None:
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.failed: set[bytes] = set()
+        self.failed: frozenset[bytes] = _NONE
         self._awaited = 1  # that all are sent
+
+    def fail(self, digest: bytes) -> None:
+        """Note that the log does not have an event."""
+        self.failed |= {digest}
 
     def open(self) -> None:
         """Note that one more thing is awaited."""
@@ -101,7 +110,7 @@ class Sender:
         if error is None:
             self._failing = False
         else:
-            ticket.failed.add(digest)
+            ticket.fail(digest)
             self._connection.note(error)
             self._tell(error)
         ticket.close()
