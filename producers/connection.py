@@ -62,6 +62,7 @@ class Connection:
             "reconnect.backoff.max.ms": 1000,
             "error_cb": self.note,
         }
+        # All but the second one, the id, are the same for every event of a kind.
         self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
         self._broken = False
         self._producer = self._connect()

@@ -41,12 +41,18 @@ def prepare(
         salt: names the request if it may be repeated: the minted ids are the same each time then.
     """
     objects = _strictly_all(events)
+    stamp = b',"timestamp":%d}' % received_ms
     ready: list[Received] = []
     refused: list[tuple[int, DecodeError]] = []
     for place, value in enumerate(events):
         try:
             event = objects[place] if objects else strictly(value)
-            ready.append(Received(place, received_ms, _complete(value, event, place, received_ms, mint_ids, salt)))
+            # Most events have an id and no time.
+            if objects and event.get("interaction_id") and "timestamp" not in event and "clickwell" not in event:
+                complete = value[:-1] + stamp
+            else:
+                complete = _complete(value, event, place, received_ms, mint_ids, salt)
+            ready.append(Received(place, received_ms, complete))
         except DecodeError as error:
             refused.append((place, error))
         except (ValueError, OverflowError, RecursionError) as error:
@@ -123,8 +129,6 @@ def _complete(value: bytes, event: dict[str, Any], place: int, received_ms: int,
         return value
     if not event or event.keys() & added.keys():
         return msgspec.json.encode(event | added)
-    if len(added) == 1 and "timestamp" in added:
-        return value.rstrip()[:-1] + b',"timestamp":%d}' % received_ms
     return value.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
