@@ -15,6 +15,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pydantic_core import to_json
 
+from clickwell.analytics.exports import note_export
 from clickwell.analytics.lake import shown, table_of
 from clickwell.errors import InputError, UsageError
 from clickwell.settings import Settings
@@ -102,7 +103,11 @@ def export(
             "rows": sum(one.rows for one in exported),
             "files": [asdict(one) for one in exported],
         }
-        (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        content = json.dumps(manifest, indent=2).encode() + b"\n"
+        if exported:
+            first, last = (date.fromisoformat(exported[place].day) for place in (0, -1))
+            note_export(settings, target, "lake", (first, last), content)
+        (target / "manifest.json").write_bytes(content)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
     return exported

@@ -16,7 +16,7 @@ Each call reads the table's latest version and sees that one, whatever sinks and
 as the vacuum's grace.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -28,10 +28,9 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from clickwell.errors import UsageError
+from clickwell.errors import NoTableError, UsageError
 from clickwell.settings import Settings
 from clickwell.sinks.erase import hidden
-from clickwell.sinks.standing import exists
 from clickwell.sinks.table import DATE, TABLES, Table, away, open_table, storage_options
 
 SIGNALS = """list_distinct(list_concat(interaction_type, case
@@ -64,11 +63,7 @@ def files(settings: Settings, name: str, *, since: date | None = None, until: da
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    delta = open_table(settings, table_of(name))
-    try:
-        return sorted(delta.file_uris(file_pruning_predicate=_days(since, until)))
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
+    return _files(settings, open_table(settings, table_of(name)), since, until)
 
 
 def dataset(settings: Settings, name: str, *, since: date | None = None, until: date | None = None) -> ds.Dataset:
@@ -77,10 +72,7 @@ def dataset(settings: Settings, name: str, *, since: date | None = None, until: 
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    delta = open_table(settings, table_of(name))
-    data = _dataset(delta, since, until)
-    condition = shown(settings, delta)
-    return data if condition is None else data.filter(condition)
+    return _dataset(settings, open_table(settings, table_of(name)), since, until)
 
 
 def scan(settings: Settings, name: str, *, since: date | None = None, until: date | None = None) -> pl.LazyFrame:
@@ -111,12 +103,24 @@ def relation(
     return connect(settings, since=since, until=until).table(name)
 
 
-def connect(settings: Settings, *, since: date | None = None, until: date | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    settings: Settings,
+    *,
+    since: date | None = None,
+    until: date | None = None,
+    tables: Mapping[str, DeltaTable] | None = None,
+) -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection with a view for each table that exists, and no way to anything else.
 
     It reads no other file and no network, loads no extension, does not see Python's variables, and cannot change these
     settings. It spills nothing to disk. Text from outside must go through `query`: a statement such as COPY could still
     write over the lake's own files.
+
+    Args:
+        settings: where the lake is.
+        since: first day; all when absent.
+        until: last day, included.
+        tables: by name, to see these alone, each at the version that is open.
 
     Raises:
         LakeError: there is no table at all, or the storage does not answer.
@@ -125,20 +129,17 @@ def connect(settings: Settings, *, since: date | None = None, until: date | None
     # The files never change, and a view reads the end of each when it is made and again at every query.
     connection.execute("SET parquet_metadata_cache=true")
     readable: list[str] = []
-    present = [table for table in TABLES if exists(settings, table)]
-    if not present:
-        open_table(settings, TABLES[0])
-    for table in present:
-        paths = files(settings, table.name, since=since, until=until)
+    for name, delta in (_present(settings) if tables is None else tables).items():
+        paths = _files(settings, delta, since, until)
         if paths and "://" not in settings.lake_uri:
             # DuckDB's own reader is several times as fast as Arrow's; it knows only folders without an extension.
             source = f"read_parquet({paths!r}, hive_partitioning=true, union_by_name=true)"
-            if conditions := _conditions(settings, table):
+            if conditions := _conditions(_hidden(settings, delta)):
                 source += f" where not ({conditions})"
-            connection.execute(f'create view "{table.name}" as select * from {source}')  # noqa: S608  # our own paths
+            connection.execute(f'create view "{name}" as select * from {source}')  # noqa: S608  # our own paths
             readable += paths
         else:
-            connection.register(table.name, dataset(settings, table.name, since=since, until=until))
+            connection.register(name, _dataset(settings, delta, since, until))
     for setting in (
         "TimeZone='UTC'",
         "autoinstall_known_extensions=false",
@@ -203,14 +204,14 @@ def _of(column: Callable[[str], Any], each: Mapping[str, Any], literal: Callable
     return found
 
 
-def _conditions(settings: Settings, table: Table) -> str:
+def _conditions(erased: Iterable[Mapping[str, Any]]) -> str:
     """Return the same for all subjects as SQL, empty when there is none."""
     return " or ".join(
         f"coalesce({each['kind']} = {_quoted(each['value'])}"
         + (f" and epoch_ms(timestamp) >= {int(each['since'])}" if each["since"] is not None else "")
         + (f" and epoch_ms(timestamp) < {int(each['until'])}" if each["until"] is not None else "")
         + ", false)"
-        for each in _hidden(settings, open_table(settings, table))
+        for each in erased
     )
 
 
@@ -222,9 +223,32 @@ def _time(time_ms: int) -> datetime:
     return datetime.fromtimestamp(time_ms / 1000, UTC)
 
 
-def _dataset(delta: DeltaTable, since: date | None, until: date | None) -> ds.Dataset:
+def _present(settings: Settings) -> dict[str, DeltaTable]:
+    """Open the tables that exist.
+
+    Raises:
+        LakeError: none does, or the storage does not answer.
+    """
+    found: dict[str, DeltaTable] = {}
+    for table in TABLES:
+        try:
+            found[table.name] = open_table(settings, table)
+        except NoTableError:
+            continue
+    return found or {TABLES[0].name: open_table(settings, TABLES[0])}
+
+
+def _files(settings: Settings, delta: DeltaTable, since: date | None, until: date | None) -> list[str]:
+    try:
+        return sorted(delta.file_uris(file_pruning_predicate=_days(since, until)))
+    except (DeltaError, OSError) as error:
+        raise away(settings, error) from None
+
+
+def _dataset(settings: Settings, delta: DeltaTable, since: date | None, until: date | None) -> ds.Dataset:
     data: Any = delta.to_pyarrow_dataset(file_pruning_predicate=_days(since, until))
-    return data
+    condition = shown(settings, delta)
+    return data if condition is None else data.filter(condition)
 
 
 def _days(since: date | None, until: date | None) -> Any:

@@ -15,9 +15,9 @@ import duckdb
 from deltalake.exceptions import DeltaError
 
 from clickwell.analytics import lake
-from clickwell.errors import LakeError, UsageError
+from clickwell.errors import LakeError, NoTableError, UsageError
 from clickwell.settings import Settings
-from clickwell.sinks.standing import exists
+from clickwell.sinks.standing import written_ms
 from clickwell.sinks.table import INTERACTION_TABLE, away, open_table
 
 MAX_PAGE = 1000
@@ -131,17 +131,19 @@ def interactions(
     if place:
         conditions.append(f"({', '.join(_ORDER)}) < (?, ?, ?, ?, ?)")
         values += place[1:]
-    if not exists(settings, INTERACTION_TABLE):
+    try:
+        delta = open_table(settings, INTERACTION_TABLE)
+    except NoTableError:
         return Page([], None)
-    delta = open_table(settings, INTERACTION_TABLE)
+    days = {"since": _day(filters.since), "until": _day(filters.until)}
     text = (
         f"select {_COLUMNS}, {', '.join(f'{each} as order_{n}' for n, each in enumerate(_ORDER))} "  # noqa: S608
         f"from interactions where {' and '.join(conditions)} "
         f"order by {', '.join(f'{each} desc' for each in _ORDER)} limit ? offset ?"
     )
     try:
-        written = delta.history(1)[0]["timestamp"]
-        with lake.connect(settings, since=_day(filters.since), until=_day(filters.until)) as connection:
+        at_ms = written_ms(settings, delta)
+        with lake.connect(settings, tables={INTERACTION_TABLE.name: delta}, **days) as connection:
             found = connection.execute(text, [*values, size + 1, skip])
             names = [column[0] for column in found.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -156,12 +158,13 @@ def interactions(
         rows=[_row(row) for row in shown],
         cursor=Place(asked, *last).cursor() if more else None,
         version=delta.version(),
-        written=_moment(written * 1000),
+        written=_moment(at_ms * 1000),
     )
 
 
 def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
-    conditions, values = _not_erased()
+    conditions: list[str] = []
+    values: list[Any] = []
     for name, text in (
         ("interaction_id", "interaction_id = ?"),
         ("feature_id", "feature_id = ?"),
@@ -178,11 +181,6 @@ def _conditions(filters: Filters) -> tuple[list[str], list[Any]]:
             conditions.append(text)
             values.append(value)
     return conditions, values
-
-
-def _not_erased() -> tuple[list[str], list[Any]]:
-    """Return the conditions that leave out rows that are erased but not yet gone from the files, and their values."""
-    return [], []
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from clickwell.analytics import kept, plots, words
 from clickwell.analytics.alerts import WEEKS, WINDOWS, Episode, episodes
 from clickwell.analytics.hourly import hours
 from clickwell.analytics.intervals import Rate, rate
-from clickwell.analytics.signals import Period, Signals, get_retriever_signals
+from clickwell.analytics.period import Period
+from clickwell.analytics.signals import Signals, get_retriever_signals
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
 from clickwell.settings import Settings
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pydantic_core import to_json
 
 from clickwell.analytics.data_card import card
+from clickwell.analytics.exports import note_export
 from clickwell.analytics.pairs import (
     HARD_NEGATIVE,
     POSITIVE,
@@ -131,7 +132,9 @@ def export_pairs(
             for name, content in files.items()
         },
     }
-    _write(target, files | {"README.md": card(manifest).encode(), "manifest.json": _indented(manifest)})
+    content = _indented(manifest)
+    note_export(settings, target, "pairs", (first.date(), last.date()), content)
+    _write(target, files | {"README.md": card(manifest).encode(), "manifest.json": content})
     return manifest
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from clickwell.analytics.findings import Findings
 from clickwell.analytics.intervals import Change, Mean, Rate
-from clickwell.analytics.signals import Findings, Numbers, Signals
+from clickwell.analytics.period import Numbers
+from clickwell.analytics.signals import Signals
 
 NONE = "—"
 Table = tuple[str, list[str], list[list[str]], str]

@@ -36,6 +36,19 @@ def save(name: str, **content: Any) -> None:
     say(f"wrote {path}")
 
 
+def bar(name: str, reached: float, *, least: float | None = None, most: float | None = None) -> dict[str, Any]:
+    """Return one bar: what is asked, what was reached, and whether that is `least` or more, or less than `most`."""
+    met = reached >= least if least is not None else most is not None and reached < most
+    return {"bar": name, "reached": reached, "met": met}
+
+
+def verdict(bars: list[dict[str, Any]]) -> bool:
+    """Print each bar of clickwell; return whether all are met."""
+    for each in bars:
+        print(f"{'met   ' if each['met'] else 'MISSED'}  clickwell: {each['bar']}: {each['reached']:,.2f}")
+    return all(each["met"] for each in bars)
+
+
 def forget_settings() -> None:
     """Drop clickwell's variables from the environment: servers are the benchmark's own, settings the defaults."""
     for name in [name for name in os.environ if name.startswith("CLICKWELL_")]:

@@ -25,7 +25,7 @@ from clickwell.producers.topics import ensure_topics
 from clickwell.serving.workers import worker_reports
 from clickwell.settings import Settings
 
-PARTS = ("kafka", "redis", "worker", "sink", "eraser", "api")
+PARTS = ("kafka", "redis", "worker", "sink", "eraser", "insights", "api")
 
 _KAFKA_PORT = 9092
 _REDIS_PORT = 6379
@@ -46,11 +46,13 @@ class Worker(Child):
     Args:
         data: folder of the stack.
         number: 1, 2, ...
+        metrics_port: where it serves its metrics.
     """
 
-    def __init__(self, data: Path, number: int) -> None:
+    def __init__(self, data: Path, number: int, metrics_port: int) -> None:
         super().__init__(f"worker-{number}", data / "log" / f"worker-{number}.log")
         self._data = data
+        self.metrics_port = metrics_port
         # The same after a restart, so that the group takes the worker back without moving partitions about; different
         # for each folder, as two stacks may share one broker.
         folder = zlib.crc32(str(data.absolute()).encode())
@@ -59,24 +61,28 @@ class Worker(Child):
     def command(self) -> list[str]:
         """Return the command line of the worker."""
         options = ["--data", str(self._data), "--instance-id", self.instance_id]
+        options += ["--metrics-port", str(self.metrics_port)]
         return [sys.executable, "-m", "clickwell", "worker", *options]
 
 
 class Keeper(Child):
-    """The sink or the eraser of the stack.
+    """The sink, the eraser or the insights process of the stack.
 
     Args:
-        name: `sink` or `eraser`; its command, too.
+        name: `sink`, `eraser` or `insights`; its command, too.
         data: folder of the stack.
+        metrics_port: where it serves its metrics.
     """
 
-    def __init__(self, name: str, data: Path) -> None:
+    def __init__(self, name: str, data: Path, metrics_port: int) -> None:
         super().__init__(name, data / "log" / f"{name}.log")
         self._data = data
+        self.metrics_port = metrics_port
 
     def command(self) -> list[str]:
         """Return its command line."""
-        return [sys.executable, "-m", "clickwell", self.name, "--data", str(self._data)]
+        options = ["--data", str(self._data), "--metrics-port", str(self.metrics_port)]
+        return [sys.executable, "-m", "clickwell", self.name, *options]
 
 
 class Api(Child):
@@ -111,7 +117,7 @@ class Stack:
 
     Args:
         data: folder of the stack; `CLICKWELL_DATA`, else `.clickwell`, when None. What it holds is kept.
-        parts: which of `kafka`, `redis`, `worker`, `sink`, `eraser` and `api` to run.
+        parts: which of `kafka`, `redis`, `worker`, `sink`, `eraser`, `insights` and `api` to run.
         workers: how many workers.
         kafka_port: where Kafka listens; 9092 or, if that is taken, a free port when None.
         redis_port: where Valkey listens; 6379 or, if that is taken, a free port when None.
@@ -190,6 +196,8 @@ class Stack:
                 self._start_keeper("sink", "deltalake", "no lake is written: install 'clickwell[sink]'")
             if "eraser" in self._parts:
                 self._start_keeper("eraser", "duckdb", "nobody can be erased: install 'clickwell[analytics]'")
+            if "insights" in self._parts:
+                self._start_keeper("insights", "duckdb", "no alerts are looked for: install 'clickwell[analytics]'")
             began = time.monotonic()
             api, workers = self._spawn_api(), self._spawn_workers()
             if api:
@@ -265,11 +273,11 @@ class Stack:
         self._done(_phase("topics", f"{len(outcome)}, {created} new", began))
 
     def _spawn_workers(self) -> list[Worker]:
-        workers = [Worker(self.data, number + 1) for number in range(self._workers)]
+        workers = [Worker(self.data, number + 1, free_port()) for number in range(self._workers)]
         for worker in workers:
             worker.spawn()
             self._wards.append(_Ward(worker))
-            self._components.append(Component(name=worker.name))
+            self._components.append(Component(name=worker.name, metrics=_metrics(worker.metrics_port)))
         self._write()
         return workers
 
@@ -291,11 +299,11 @@ class Stack:
         if find_spec(needs) is None:
             self._warn(f"{without}, or leave out `{name}`")
             return
-        keeper = Keeper(name, self.data)
+        keeper = Keeper(name, self.data, free_port())
         keeper.spawn()
         self._wards.append(_Ward(keeper))
         lake = self.settings.lake_uri
-        self._components.append(Component(name=name, address=lake))
+        self._components.append(Component(name=name, address=lake, metrics=_metrics(keeper.metrics_port)))
         self._write()
         self._done(f"{name:<13}  {lake}")
 
@@ -308,7 +316,7 @@ class Stack:
         api = Api(self.data, self._port("api", self.settings.api.port))
         api.spawn()
         self._wards.append(_Ward(api))
-        self._components.append(Component(name=api.name, address=api.address))
+        self._components.append(Component(name=api.name, address=api.address, metrics=_metrics(api.port)))
         self._write()
         return api
 
@@ -404,6 +412,10 @@ def _check(workers: list[Worker], deadline: float) -> None:
             why=workers[0].last_words(),
             fix=f"read {workers[0].log}",
         )
+
+
+def _metrics(port: int) -> str:
+    return f"http://{HOST}:{port}/metrics"
 
 
 def _phase(what: str, where: str, began: float) -> str:

@@ -44,18 +44,18 @@ class AsyncEmitter:
             BufferFullError: buffer and spool are full; nothing was taken.
             KafkaError: with `wait`: it was given up and will not be sent.
         """
-        return await self._send(interaction_record(interaction, self._clock.now_ms(), self._emitter.name_of), wait=wait)
+        return await self._send(interaction_record(interaction, self._clock.now_ms()), wait=wait)
 
     async def emit_search(self, search: Search | Mapping[str, Any], *, wait: bool = False) -> str:
         """Take one search and return its execution_id; otherwise like `emit`."""
-        return await self._send(search_record(search, self._clock.now_ms(), self._emitter.name_of), wait=wait)
+        return await self._send(search_record(search, self._clock.now_ms()), wait=wait)
 
     async def emit_many(
         self, interactions: Iterable[Interaction | Mapping[str, Any]], *, wait: bool = False
     ) -> list[str]:
         """Take several interactions and return their ids; all are checked before the first is taken."""
         now = self._clock.now_ms()
-        records = [interaction_record(one, now, self._emitter.name_of) for one in interactions]
+        records = [interaction_record(one, now) for one in interactions]
         if wait:
             return await asyncio.gather(*(self._send(record, wait=True) for record in records))
         return [await self._send(record, wait=False) for record in records]
@@ -86,6 +86,9 @@ class AsyncEmitter:
 
     async def _send(self, record: Record, *, wait: bool) -> str:
         loop = asyncio.get_running_loop()
+        if self._emitter.edge is not None:
+            # Keys of users may have to be fetched.
+            record = await asyncio.to_thread(self._emitter.named, record)
         done: asyncio.Future[Delivery] = loop.create_future()
 
         def settle(delivery: Delivery) -> None:

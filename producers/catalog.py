@@ -63,7 +63,7 @@ def load(
     """
     loaded = Loaded(attributes=dict.fromkeys(names, 0))
     with connect(settings) as client, redis_errors():
-        client.delete(*map(_draft_key, range(SHARDS)))
+        _forget_drafts(client)
         batch: list[tuple[str, bytes]] = []
         for row in rows_of(sources):
             advance()
@@ -151,6 +151,14 @@ def _draft_key(shard: int) -> str:
     return f"{catalog_key(shard)}:draft"
 
 
+def _forget_drafts(client: redis.Redis) -> None:
+    """Remove what a load that was broken off has left."""
+    pipeline = client.pipeline(transaction=False)
+    for shard in range(SHARDS):
+        pipeline.delete(_draft_key(shard))
+    pipeline.execute()
+
+
 def _write(client: redis.Redis, batch: list[tuple[str, bytes]]) -> None:
     by_shard: dict[int, dict[str, bytes]] = {}
     for feature_id, value in batch:
@@ -163,7 +171,7 @@ def _write(client: redis.Redis, batch: list[tuple[str, bytes]]) -> None:
 
 
 def _publish(client: redis.Redis) -> None:
-    """Let the drafts take the place of what readers see."""
+    """Let the drafts take the place of what readers see: at once, or shard by shard in a cluster."""
     pipeline = client.pipeline(transaction=True)
     present = [shard for shard in range(SHARDS) if client.exists(_draft_key(shard))]
     for shard in range(SHARDS):

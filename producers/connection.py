@@ -11,6 +11,7 @@ from clickwell.kafka import librdkafka_config
 from clickwell.producers.records import TOPIC_OF, Record
 from clickwell.schemas.wire import MAX_EVENT_BYTES, headers
 from clickwell.settings import Settings
+from clickwell.tracing import tracing_of
 
 # Room for the key, the headers and the batch's own framing beside the largest event.
 MAX_RECORD_BYTES = MAX_EVENT_BYTES + (1 << 20)
@@ -64,12 +65,15 @@ class Connection:
         }
         # All but the second one, the id, are the same for every event of a kind.
         self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
+        self._tracing = tracing_of(settings)
         self._broken = False
         self._producer = self._connect()
 
     def produce(self, record: Record, report: OnReport) -> Report | None:
         """Hand a record over and return None, or say why it is not taken; then there will be no report."""
         version, _, *rest = self._headers[record.kind]
+        if self._tracing is not None:
+            rest += self._tracing.headers()
         try:
             self._producer.produce(
                 TOPIC_OF[record.kind],

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from confluent_kafka import KafkaError as Report
 from confluent_kafka import Message
@@ -22,7 +22,6 @@ from clickwell.producers.records import (
     KIND_OF,
     TOPIC_OF,
     Kind,
-    NameOf,
     Record,
     interaction_record,
     search_record,
@@ -34,6 +33,9 @@ from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
 from clickwell.settings import Settings
 
+if TYPE_CHECKING:
+    from clickwell.producers.edge import Edge
+
 # With a spool, what is in memory, where a crash of the process would take it, goes to the disk when the broker has
 # acknowledged nothing for this long.
 SPOOL_AFTER_SECONDS = 15
@@ -43,14 +45,20 @@ REPLAY_RECORDS = 5000
 _log = logging.getLogger(__name__)
 
 
-def _pseudonyms(settings: Settings) -> NameOf | None:
-    if not settings.privacy.pseudonyms:
+def edge_for(settings: Settings) -> "Edge | None":
+    """Return what replaces names before they leave the process; None when they stay.
+
+    Raises:
+        SettingsError: the secret keys cannot be used.
+        UsageError: the settings want it, and a package that it needs is not installed.
+    """
+    if not (settings.privacy.pseudonyms or settings.privacy.shred):
         return None
     try:
-        from clickwell.privacy import load_keys  # noqa: PLC0415  # a base install lacks what it needs
+        from clickwell.producers.edge import edge_of  # noqa: PLC0415  # a base install lacks what it needs
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[privacy]'") from None
-    return load_keys(settings, create=True).pseudonym
+    return edge_of(settings)
 
 
 class Emitter:
@@ -76,8 +84,8 @@ class Emitter:
     def __init__(self, settings: Settings | None = None, *, source: str = "python") -> None:
         self._settings = settings or Settings.load()
         self._clock = SystemClock()
-        # Of every user_id, before it leaves the process.
-        self.name_of = _pseudonyms(self._settings)
+        # Replaces names before they leave the process; None leaves them.
+        self.edge = edge_for(self._settings)
         buffers = self._settings.emitter
         self._spool = Spool.claim(buffers.spool, max_bytes=buffers.spool_bytes) if buffers.spool else None
         self._spooling = bool(self._spool)  # new events go behind those on disk
@@ -116,19 +124,20 @@ class Emitter:
             BufferFullError: buffer and spool are full; nothing was taken.
             KafkaError: the client refuses for good, for example because the emitter is closed.
         """
-        return self.send(interaction_record(interaction, self._clock.now_ms(), self.name_of), on_delivery)
+        return self.send(interaction_record(interaction, self._clock.now_ms()), on_delivery)
 
     def emit_search(self, search: Search | Mapping[str, Any], *, on_delivery: OnDelivery | None = None) -> str:
         """Take one search, what was shown, and return its execution_id; otherwise like `emit`."""
-        return self.send(search_record(search, self._clock.now_ms(), self.name_of), on_delivery)
+        return self.send(search_record(search, self._clock.now_ms()), on_delivery)
 
     def emit_many(self, interactions: Iterable[Interaction | Mapping[str, Any]]) -> list[str]:
         """Take several interactions and return their ids; all are checked before the first is taken."""
         now = self._clock.now_ms()
-        return [self.send(record) for record in [interaction_record(one, now, self.name_of) for one in interactions]]
+        return [self.send(record) for record in [interaction_record(one, now) for one in interactions]]
 
     def send(self, record: Record, on_delivery: OnDelivery | None = None) -> str:
         """Take a record that is encoded already; blocks and raises as `emit` does."""
+        record = self.named(record)
         if not self.offer(record, on_delivery):
             deadline = time.monotonic() + self._settings.emitter.block_seconds
             with self._lock:
@@ -140,8 +149,16 @@ class Emitter:
                     self._progress.wait(left)
         return record.id
 
+    def named(self, record: Record) -> Record:
+        """Return a record as it may leave the process: with what the settings want in place of names.
+
+        Raises:
+            DependencyError: the users' keys are out of reach.
+        """
+        return record if self.edge is None else self.edge.apply(record)
+
     def offer(self, record: Record, on_delivery: OnDelivery | None = None) -> bool:
-        """Take a record without waiting; False when the buffer is full, and then nothing was taken."""
+        """Take a record that was `named` without waiting; False when the buffer is full: then nothing was taken."""
         if self._pid != os.getpid():
             raise UsageError("this emitter was made before a fork", fix="make the Emitter in the child, after the fork")
         with self._lock:
@@ -167,7 +184,7 @@ class Emitter:
             return False
 
     def overflow(self, record: Record, on_delivery: OnDelivery | None = None) -> None:
-        """Put a record at the end of the spool.
+        """Put a record that was `named` at the end of the spool.
 
         Raises:
             BufferFullError: there is no spool, or it is full.

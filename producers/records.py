@@ -1,7 +1,7 @@
 """Events as Kafka records, and records as the bytes that the spool keeps."""
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from clickwell.schemas.erasure import Erasure
@@ -11,8 +11,6 @@ from clickwell.schemas.topics import ERASURES, INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id, parse_object
 
 Kind = Literal["interaction", "search", "erasure"]
-NameOf = Callable[[str], str]
-"""What stands for a user_id."""
 
 TOPIC_OF: dict[Kind, str] = {"interaction": INTERACTIONS.name, "search": SEARCHES.name, "erasure": ERASURES.name}
 ID_OF: dict[Kind, str] = {"interaction": "interaction_id", "search": "execution_id", "erasure": "erasure_id"}
@@ -47,9 +45,7 @@ def unpack(data: bytes) -> Record:
     return Record(_KINDS[kind], data[id_at:value_at].decode(), data[_HEAD.size : id_at], data[value_at:])
 
 
-def interaction_record(
-    interaction: Interaction | Mapping[str, Any], now_ms: int, name_of: NameOf | None = None
-) -> Record:
+def interaction_record(interaction: Interaction | Mapping[str, Any], now_ms: int) -> Record:
     """Return the record of an interaction; an absent id is minted, an absent time becomes `now_ms`.
 
     An `Interaction` was checked when it was made and is not checked again, a mapping is.
@@ -57,7 +53,6 @@ def interaction_record(
     Args:
         interaction: the event.
         now_ms: epoch ms.
-        name_of: replaces the user_id; None leaves it.
 
     Raises:
         DecodeError: the mapping is not a valid interaction.
@@ -69,21 +64,18 @@ def interaction_record(
         missing["interaction_id"] = new_id()
     if interaction.timestamp is None:
         missing["timestamp"] = now_ms
-    if name_of is not None and interaction.user_id is not None:
-        missing["user_id"] = name_of(interaction.user_id)
     if missing:
         interaction = interaction.model_copy(update=missing)
     assert interaction.interaction_id is not None
     return Record("interaction", interaction.interaction_id, interaction.feature_id.encode(), interaction.to_bytes())
 
 
-def search_record(search: Search | Mapping[str, Any], now_ms: int, name_of: NameOf | None = None) -> Record:
+def search_record(search: Search | Mapping[str, Any], now_ms: int) -> Record:
     """Return the record of a search; an absent time becomes `now_ms`.
 
     Args:
         search: the event.
         now_ms: epoch ms.
-        name_of: as for `interaction_record`.
 
     Raises:
         DecodeError: the mapping is not a valid search.
@@ -92,8 +84,6 @@ def search_record(search: Search | Mapping[str, Any], now_ms: int, name_of: Name
         search = parse_object(Search, dict(search), received_ms=now_ms)
     if search.timestamp is None:
         search = search.model_copy(update={"timestamp": now_ms})
-    if name_of is not None and search.user_id is not None:
-        search = search.model_copy(update={"user_id": name_of(search.user_id)})
     return Record("search", search.execution_id, search.execution_id.encode(), search.to_bytes())
 
 

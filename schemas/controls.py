@@ -35,6 +35,11 @@ class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int | None = None
     until: int | None = None
 
+    @property
+    def whole_user(self) -> bool:
+        """Whether it takes all of a user's events, of whatever time before the request."""
+        return self.kind == "user_id" and self.since is None and self.until is None
+
     def covers(self, time_ms: int, received_ms: int) -> bool:
         """Tell whether an event of the subject with these times is to go."""
         return (
@@ -51,6 +56,29 @@ class Fence(msgspec.Struct, tag_field="clickwell", tag="fence.v1"):
     subjects: tuple[Subject, ...]
 
 
+class Joined(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of the search that an erased event is about.
+
+    Facts are as the engagement lane has them: rank (0 of the search's own event, 1 of an interaction), epoch ms,
+    retriever, query, then position, document and bits of each result.
+
+    Attributes:
+        search: 64-bit id.
+        first_ms: when the broker received the first event of the search, to the hour.
+        last_ms: the same of the last.
+        own: position, document and bits of each result that the erased event told of.
+        left: facts without all that is erased; empty when nothing is left.
+        told: facts with it, to the hour; in one retraction of each search, for when nobody remembers the search.
+    """
+
+    search: int
+    first_ms: int
+    last_ms: int
+    own: list[int | str] = []
+    left: list[int | str] = []
+    told: list[int | str] = []
+
+
 class Retraction(
     msgspec.Struct,
     tag_field="clickwell",
@@ -59,26 +87,24 @@ class Retraction(
     # Under its own name it would pass for an event.
     rename={"feature_id": "document"},
 ):
-    """Takes back one interaction that was counted.
+    """Takes back one event that was counted; a search has no document and no types, only what is joined.
 
     Attributes:
         batch: of erasures.
         offset: of the event, in this partition.
         received_ms: when the broker received the event, to the hour.
         timestamp: when it happened, to the hour.
+        joined: the search that it is about; None when it says nothing of results.
     """
 
     batch: str
     offset: int
     received_ms: int
     timestamp: int
-    feature_id: str
-    interaction_type: tuple[str, ...]
+    feature_id: str = ""
+    interaction_type: tuple[str, ...] = ()
     duration_ms: int | None = None
-    position: int | None = None
-    query: str | None = None
-    retriever_id: str | None = None
-    execution_id: str | None = None
+    joined: Joined | None = None
 
 
 Control = Fence | Retraction

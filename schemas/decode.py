@@ -6,7 +6,7 @@ same values, and hands anything else over to it: a property test holds the two t
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -133,6 +133,8 @@ class EventDecoder(ABC, Generic[R]):
     def __init__(self, row_type: type[R], model: type[Event]) -> None:
         self._lines = msgspec.json.Decoder(row_type)
         self._model = model
+        self.open_rows: Callable[[Sequence[R]], None] | None = None
+        """Puts sealed names back into rows."""
 
     @abstractmethod
     def row_of(self, event: Any) -> R:
@@ -152,7 +154,10 @@ class EventDecoder(ABC, Generic[R]):
 
     def decode(self, records: Sequence[Record]) -> Batch[R]:
         """Decode records in order; every record ends up in one of `rows`, `bad` and `controls`."""
-        return self._decode_joined(records) or self._decode_each(records)
+        batch = self._decode_joined(records) or self._decode_each(records)
+        if self.open_rows is not None:
+            self.open_rows(batch.rows)
+        return batch
 
     def _decode_joined(self, records: Sequence[Record]) -> Batch[R] | None:
         """Decode all records in one call, or return None if any of them is not ordinary."""

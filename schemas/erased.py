@@ -4,17 +4,21 @@ The answer is a function of the log: an erasure's fence in the partition, or the
 anything of the partition was read.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from clickwell.schemas.controls import Fence, Subject
 from clickwell.schemas.decode import AnyRow, Batch
-from clickwell.schemas.marks import HINT_DIGITS, Keys
+from clickwell.schemas.erasure import SUBJECTS
+from clickwell.schemas.marks import HINT_DIGITS, Keys, sealed_name
 
 EVERYWHERE = -1
 # Values that belong to nobody are remembered, so that they are hashed once; 100 bytes each.
 _MOST_REMEMBERED = 1 << 17
+# In records that are no valid JSON, too: a dead letter may name somebody as well as an event may.
+_NAMES = re.compile(rb'"(' + "|".join(SUBJECTS).encode() + rb')"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 R = TypeVar("R", bound=AnyRow)
 
@@ -74,6 +78,13 @@ class Subjects:
             if keys.hint(kind, value, key) in self._hints[kind, key]:
                 rules += marks.get(keys.mark(kind, value, key), [])
         return rules
+
+
+def names_in(value: bytes) -> Iterator[tuple[str, str]]:
+    """Yield each field of an event that may name a subject, with its value, whether the event is valid or not."""
+    for kind, text in _NAMES.findall(value):
+        name = text.decode(errors="replace")
+        yield kind.decode(), sealed_name(name) or name
 
 
 class Erased:

@@ -11,6 +11,7 @@
 | `{cw1}:keys` | hash | id of an API key -> JSON of it, with its SHA-256 in place of its text |
 | `{cw1}:taken:recent`, `{cw1}:taken:older` | set | 16-byte hashes of events that API servers took last, and before |
 | `{cw1}:quota:<key id>` | hash | an API key's bucket: `tokens` that were left, and `at` when, epoch ms |
+| `{cw1}:shred` | hash | pseudonym -> when its key was made, epoch ms in 8 bytes, and the key, with `privacy.shred` |
 | `{cw1}:ctr:d:<retriever_id>` | hash | feature_id -> `estimate low`: corrected CTR over all queries, as decimals |
 | `{cw1}:ctr:q:<retriever_id>`, line break, `<query>` | hash | the same for one query, in its normal form |
 | `cw1:{sNNN}:<generation>:o` | hash | the ledger: `lane/topic id/partition` -> `next-offset dedup-bucket` |
@@ -43,6 +44,7 @@ LOSSES = "{cw1}:losses"
 KEYS = "{cw1}:keys"
 TAKEN = "{cw1}:taken"
 QUOTA = "{cw1}:quota"
+PERSONAL_KEYS = "{cw1}:shred"
 
 CORRECTED = "{cw1}:ctr:"
 

@@ -19,6 +19,17 @@ HINT_DIGITS = 8
 _HINTS = 16**HINT_DIGITS
 
 
+# Begins a sealed user_id, and stands between the pseudonym and what is sealed: see `clickwell.sealing`.
+SEAL = "~"
+
+
+def sealed_name(user_id: str) -> str | None:
+    """Return the pseudonym in a sealed user_id; None when it is not sealed."""
+    before, _, rest = user_id.partition(SEAL)
+    name, seal, _ = rest.partition(SEAL)
+    return name if not before and seal else None
+
+
 class UnknownKeyError(Exception):
     """A mark was made with a key that is not among those at hand."""
 

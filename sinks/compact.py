@@ -145,7 +145,7 @@ def _merge(delta: DeltaTable, table: Table, day: date, group: Sequence[LiveFile]
             why="a file was changed by something else than clickwell",
         )
     rows = rows.sort_by([(name, "ascending") for name in table.sort])
-    add = files.write(delta, table, day, rows, prefix="compacted", data_change=False, blooms=True)
+    add = files.write(delta, table, day, rows, prefix="compacted", data_change=False, to_search=True)
     failpoints.visit("before_compaction")
     if not replace_files(delta, group, [add], data_change=False):
         return False

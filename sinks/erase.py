@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,43 @@ def find(settings: Settings, table: Table, subjects: Subjects) -> Iterator[tuple
                 rows = files.read(delta, [file.path])
                 for number, name in enumerate(names):
                     yield name, rows.filter(pa.array(owners == number))
+
+
+def related(
+    settings: Settings,
+    table: Table,
+    subjects: Subjects,
+    wanted: Iterable[Mapping[str, Collection[str]]],
+    columns: Sequence[str],
+) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Yield the rows that meet one of some conditions, each with the erasure that takes it or "", file by file.
+
+    Args:
+        settings: where the lake is.
+        table: which.
+        subjects: of the erasures.
+        wanted: conditions, each column -> values; all columns of a condition must have one of theirs.
+        columns: to be read, beside those that tell whose a row is.
+
+    Raises:
+        LakeError: there is no such table, or its storage does not answer.
+    """
+    conditions = [
+        [(name, pa.array(sorted(values), pa.string())) for name, values in each.items()]
+        for each in wanted
+        if all(each.values())
+    ]
+    with _storage(settings):
+        delta = open_table(settings, table)
+        for file in live_files(delta) if conditions else ():
+            rows = files.read(delta, [file.path], sorted({*columns, *_columns(subjects)}))
+            met = [
+                reduce(pc.and_, [pc.is_in(rows[name], value_set=values) for name, values in each])
+                for each in conditions
+            ]
+            rows = rows.filter(reduce(pc.or_, met))
+            owners, names = _owners(rows, subjects)
+            yield rows, [names[owner] if owner != _NOBODY else "" for owner in owners]
 
 
 def rewrite(settings: Settings, table: Table, subjects: Subjects, failpoints: Failpoints) -> Erased:
@@ -153,7 +191,7 @@ def _rewrite(delta: DeltaTable, table: Table, group: Sequence[LiveFile], subject
         return  # compacted and vacuumed meanwhile: its successor is looked at next
     owners, names = _owners(rows, subjects)
     left = rows.filter(pa.array(owners == _NOBODY)).sort_by([(name, "ascending") for name in table.sort])
-    adds = [files.write(delta, table, group[0].day, left, prefix="erased", blooms=True)] if left.num_rows else []
+    adds = [files.write(delta, table, group[0].day, left, prefix="erased", to_search=True)] if left.num_rows else []
     if replace_files(delta, group, adds, data_change=True):
         done.rewritten += len(group)
         done.rows.update({name: int((owners == number).sum()) for number, name in enumerate(names)})

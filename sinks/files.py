@@ -24,6 +24,9 @@ from clickwell.sinks.table import DATE, STATISTICS, TIME, Table, filesystem
 COMPRESSION, LEVEL = "zstd", 1
 # Small enough that one person's rows are found without reading much, large enough that columns still compress.
 ROW_GROUP_ROWS = 32_768
+# Rows that DuckDB takes at a time: of the columns that it only needs for a few rows it then unpacks a few pages instead
+# of the whole row group, which halves the time to list one person. The files get no larger.
+PAGE_ROWS = 2048
 # Columns of few values: only for these is a dictionary worth building.
 _DICTIONARY = (
     "feature_id",
@@ -51,7 +54,7 @@ def write(
     *,
     prefix: str,
     data_change: bool = True,
-    blooms: bool = False,
+    to_search: bool = False,
 ) -> AddAction:
     """Write one file below its date's folder and return the action that would make it part of the table.
 
@@ -64,20 +67,21 @@ def write(
         rows: the rows, in the order in which they are to lie.
         prefix: begins the file's name: who wrote it.
         data_change: False when the rows were in the table before.
-        blooms: with Bloom filters, which pay in files that are read often.
+        to_search: with small row groups, small pages and Bloom filters, which pay in files that are read often.
 
     Raises:
         OSError: the storage is full or away; nothing is left if it lets us remove it.
     """
     path = f"{DATE}={day.isoformat()}/{prefix}-{uuid.uuid4()}.zstd.parquet"
     files = filesystem(delta)
-    options: dict[str, Any] = {}
-    if blooms:
-        wanted = {
-            name: {"ndv": max(1, min(rows.num_rows, ROW_GROUP_ROWS)), "fpp": 0.01}
-            for name in (table.sort[0], *table.blooms)
+    options: dict[str, Any] = {"row_group_size": 4 * ROW_GROUP_ROWS}
+    if to_search:
+        bloom = {"ndv": max(1, min(rows.num_rows, ROW_GROUP_ROWS)), "fpp": 0.01}
+        options = {
+            "row_group_size": ROW_GROUP_ROWS,
+            "max_rows_per_page": PAGE_ROWS,
+            "bloom_filter_options": dict.fromkeys((table.sort[0], *table.blooms), bloom),
         }
-        options["bloom_filter_options"] = wanted
     try:
         with files.open_output_stream(path) as out:
             pq.write_table(
@@ -85,7 +89,6 @@ def write(
                 out,
                 compression=COMPRESSION,
                 compression_level=LEVEL,
-                row_group_size=ROW_GROUP_ROWS if blooms else 4 * ROW_GROUP_ROWS,
                 use_dictionary=[name for name in _DICTIONARY if name.split(".")[0] in rows.column_names],
                 **options,
             )

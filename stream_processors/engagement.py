@@ -1,7 +1,9 @@
-"""The engagement lane: what was shown, clicked, skipped and converted, by position, query and document. Pure.
+"""The engagement lane: what was shown, clicked, skipped and converted, by position, query and document.
 
-Here events become facts about searches; the function in Redis merges the facts of a search, whenever and in whatever
-order its events come, and counts what they say: see `engagement.lua`.
+Events become facts about searches. What Redis knows of a search already decides what more facts count, and it may come
+from another partition, which another worker reads. So a call says what it takes for known, and what that makes the
+tables gain; the function in Redis compares, and answers with what it knows if that is something else: see
+`engagement.lua`. Pure but for the memory of what was sent, which is only a guess at what Redis knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,34 +14,47 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
-from clickwell.schemas.controls import Retraction
+from clickwell.schemas.controls import Joined, Retraction
 from clickwell.schemas.decode import Batch, Row
 from clickwell.schemas.decode_searches import SearchRow
-from clickwell.schemas.interactions import SIGNALS, Strength
 from clickwell.schemas.keys import SHARDS
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import EngagementSettings
 from clickwell.stream_processors.lane import Arg
+from clickwell.stream_processors.outcomes import BITS, SHOWN, UNKNOWN, Facts, Gains, merge, packed, without
 
-# What is known of one result of a search.
-SHOWN, IMPRESSION, CLICK, SKIP, CONVERSION = 1, 2, 4, 8, 16
-UNKNOWN = -1
-_OF_STRENGTH = {Strength.EXPOSURE: IMPRESSION, Strength.CONVERSION: CONVERSION}
-BITS = {name: _OF_STRENGTH[strength] for name, strength in SIGNALS.items() if strength in _OF_STRENGTH}
-BITS |= {"click": CLICK, "skip": SKIP}
+# Searches whose facts a worker remembers: some 300 bytes each. Most interactions come within minutes of their search.
+MOST_REMEMBERED = 1 << 17
 
-Facts = list[Any]
-"""What some events say about one search, as the function takes it: rank (0 of the search's own event, 1 of an
-interaction), epoch ms, retriever, query, then position, document and bits of each result. The least of the first four
-is what counts, and the OR of the bits."""
+
+@dataclass
+class Share:
+    """What records mean for one shard.
+
+    Attributes:
+        facts: by 8-byte id of a search.
+        retracted: by the same, what is taken back of a search.
+        known: what Redis said that it knows of some of them, as it keeps it: one piece for each bucket.
+    """
+
+    facts: dict[int, Facts] = field(default_factory=dict)
+    retracted: dict[int, list[Joined]] = field(default_factory=dict)
+    known: dict[int, list[bytes]] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[int, Facts]:
+        """The facts of searches of which nothing is taken back."""
+        if not self.retracted:
+            return self.facts
+        return {id_: facts for id_, facts in self.facts.items() if id_ not in self.retracted}
 
 
 @dataclass
 class Work:
-    """What records mean for every shard: facts by 8-byte id of a search. Repeats add nothing, so none are counted."""
+    """What records mean for every shard. Repeats add nothing, so none are counted."""
 
     topic: str
-    shards: dict[int, dict[int, Facts]] = field(default_factory=dict)
+    shards: dict[int, Share] = field(default_factory=dict)
     counted: int = 0
     late: int = 0
     duplicates: int = 0
@@ -59,16 +74,6 @@ def search_id(row: Row | SearchRow, time_ms: int, offset: int) -> int:
     return xxh3_64_intdigest(f"{row.feature_id}\0{time_ms}\0{offset}".encode(), 2)
 
 
-def merge(facts: Facts, more: Facts) -> Facts:
-    """Return what both say of one search."""
-    bits: dict[tuple[int, str], int] = {}
-    for each in (facts, more):
-        for n in range(4, len(each), 3):
-            place = each[n], each[n + 1]
-            bits[place] = bits.get(place, 0) | each[n + 2]
-    return [*min(facts[:4], more[:4]), *(word for place, each in bits.items() for word in (*place, each))]
-
-
 class EngagementLane:
     """Turns batches into arguments of the `clickwell1_engagement` function."""
 
@@ -82,15 +87,16 @@ class EngagementLane:
         # All of what hourly windows show; of older days Kafka may have a part only, and the lake has all.
         self.reach_ms = (settings.hourly_days + 1) * MS_PER_DAY
         self._bits: dict[tuple[str, ...], int] = {}
+        self._gains = Gains(settings)
+        self._remembered: dict[int, bytes] = {}
         self._pack = msgspec.msgpack.Encoder().encode
+        self._unpack = msgspec.msgpack.Decoder(list[Any]).decode
         self._shape: list[Arg] = [
             dedup_ms,
             max(1, settings.join_hours * MS_PER_HOUR // dedup_ms),
             settings.hourly_days,
             settings.daily_days,
             settings.table_rows,
-            settings.exposure,
-            self._pack(settings.exposure_by_retriever),
         ]
 
     def begin(self, topic: str) -> Work:
@@ -105,21 +111,92 @@ class EngagementLane:
             self._add_interactions(work, batch, done)
 
     def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
-        """Nothing: facts of several events are one, and name nobody; a rebuild counts them anew."""
+        """Subtract what an event said of its search; one that says nothing of results counted nothing."""
+        joined = retraction.joined
+        if joined is None or (done is not None and offset < done[joined.search % SHARDS]):
+            return
+        share = work.shards.setdefault(joined.search % SHARDS, Share())
+        share.retracted.setdefault(joined.search, []).append(joined)
 
     def finish(self, work: Work) -> None:
         """Nothing is left to do."""
 
-    def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
-        """Never called: this lane has no ids that could repeat."""
-        raise NotImplementedError
+    def amend(self, work: Work, shard: int, known: Sequence[Any]) -> None:
+        """Take what Redis knows of some searches for what is known: pairs of a search's index and pieces of facts."""
+        share = work.shards[shard]
+        ids = [*share.told, *share.retracted]
+        share.known |= {ids[index]: pieces for index, *pieces in known}
 
-    def arguments(self, share: dict[int, Facts] | None) -> list[Arg]:
+    def arguments(self, share: Share | None) -> list[Arg]:
         """Return the function's arguments after the offsets and the bucket; None changes the offsets only."""
-        if not share:
+        if share is None:
             return [b"", *self._shape]
-        ids = b"".join([id_.to_bytes(8, "little") for id_ in share])
-        return [b"", *self._shape, ids, *map(self._pack, share.values())]
+        retractions = self._take_back(share)
+        expected, searches = self._count(share)
+        args = [b"", *self._shape, len(share.retracted), *retractions]
+        args += (len(expected) // 2, *expected, len(searches) // 2, *searches)
+        for hour, tables in self._gains.take().items():
+            for by, rows in tables.items():
+                args += (by, hour, len(rows), packed(by, rows.values()), *rows)
+        return args
+
+    def _count(self, share: Share) -> tuple[list[Arg], list[Arg]]:
+        """Count a share; return what is taken for known, and what is to be known of each search."""
+        remembered, gains, pack = self._remembered, self._gains, self._pack
+        if len(remembered) > MOST_REMEMBERED:
+            remembered.clear()
+        expected: list[Arg] = []
+        searches: list[Arg] = []
+        for index, (id_, facts) in enumerate(share.told.items()):
+            known = share.known.get(id_)
+            if known is None and id_ in remembered:
+                known = [remembered[id_]]
+            if known:
+                expected += (index, b"".join(known))
+                before, *others = map(self._unpack, known)
+                whole = merge(before, facts)
+                for other in others:
+                    gains.take_back(other)
+                    whole = merge(whole, other)
+                gains.change(before, whole)
+                stored = pack(whole)
+            else:
+                gains.add(facts)
+                stored = pack(facts)
+            remembered[id_] = stored
+            searches += (id_.to_bytes(8, "little"), stored)
+        return expected, searches
+
+    def _take_back(self, share: Share) -> list[Arg]:
+        """Count searches without what is taken back; return what the function has to know of each."""
+        gains = self._gains
+        args: list[Arg] = []
+        dedup_ms, ratio = int(self._shape[0]), int(self._shape[1])
+        for id_, several in share.retracted.items():
+            pieces = share.known.get(id_, [])
+            # What came with the retractions is added first.
+            whole = share.facts.get(id_, [])
+            for piece in map(self._unpack, pieces):
+                gains.take_back(piece)
+                whole = merge(piece, whole) if whole else piece
+            if whole:
+                for joined in several:
+                    whole = without(whole, joined.own, joined.left)
+                if whole:
+                    gains.add(whole)
+            else:
+                # Nobody remembers the search: what it counted is what the lake says that it was told.
+                for joined in several:
+                    if joined.told:
+                        gains.take_back(joined.told)
+                        if joined.left:
+                            gains.add(joined.left)
+            self._remembered.pop(id_, None)
+            first = min(joined.first_ms for joined in several) // dedup_ms // ratio - 1
+            last = max(joined.last_ms for joined in several) // dedup_ms // ratio + 1
+            args += (id_.to_bytes(8, "little"), first, last, int(id_ in share.facts), b"".join(pieces))
+            args.append(self._pack(whole) if whole else b"")
+        return args
 
     def _add_interactions(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
         shards, known = work.shards, self._bits
@@ -145,9 +222,9 @@ class EngagementLane:
             facts = [1, time_ms, row.retriever_id or "", query or "", position, row.feature_id, bits]
             share = shards.get(shard)
             if share is None:
-                share = shards[shard] = {}
-            before = share.get(id_)
-            share[id_] = facts if before is None else merge(before, facts)
+                share = shards[shard] = Share()
+            before = share.facts.get(id_)
+            share.facts[id_] = facts if before is None else merge(before, facts)
 
     def _add_searches(self, work: Work, batch: Batch[SearchRow], done: Sequence[int] | None) -> None:
         for row, time_ms, received_ms, offset in zip(
@@ -161,11 +238,11 @@ class EngagementLane:
                 work.late += 1
                 continue
             work.counted += 1
-            facts: Facts = [0, time_ms, row.retriever_id or "", row.query]
-            for position, document in enumerate(row.results):
-                facts += (position, document, SHOWN)
-            share = work.shards.setdefault(shard, {})
-            share[id_] = merge(share[id_], facts) if id_ in share else facts
+            facts: Facts = [0, time_ms, row.retriever_id or "", row.query, *[SHOWN] * (3 * len(row.results))]
+            facts[4::3] = range(len(row.results))
+            facts[5::3] = row.results
+            told = work.shards.setdefault(shard, Share()).facts
+            told[id_] = merge(told[id_], facts) if id_ in told else facts
 
     def _oldest_ms(self, received_ms: int) -> int:
         """Return the start of the first day that counts for events of this receipt."""

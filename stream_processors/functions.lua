@@ -7,7 +7,8 @@
 -- KEYS  1 ledger of the shard   2 prefix of the shard's other keys (never itself a key; it pins the slot)
 -- ARGV  1 ledger field, which begins with the lane   2 expected offset   3 next offset
 --       4 dedup bucket, 0 when only advancing   5 ids, 8 bytes each   6 ... the lane's own
--- Reply OK | {AT, stored offset} | {LOST} | {DUP, index of each id seen before...}
+-- Reply OK | {AT, stored offset} | {LOST} | {KNOWN, ...}: nothing was applied, because the caller does not know what it
+--       must; for ids the index of each, from 0, that was seen before
 
 local ID_LIFE = 172800      -- seconds; ids of a partition that never moves on are dropped after two days at the latest
 local MOST_DROPPED = 1000   -- dedup buckets looked for at once; what a longer jump of time leaves ends by itself
@@ -20,7 +21,7 @@ end
 
 -- Positions of the ids that are already remembered in `bucket` or in a neighbouring one.
 local function seen_before(prefix, bucket, ids)
-  local found = {'DUP'}
+  local found = {'KNOWN'}
   local known = {}
   for b = bucket - 1, bucket + 1 do
     local key = prefix .. string.format('%d', b)
@@ -31,7 +32,7 @@ local function seen_before(prefix, bucket, ids)
         for i = 1, #member do
           if member[i] == 1 and not known[first + i - 1] then
             known[first + i - 1] = true
-            found[#found + 1] = first + i - 1
+            found[#found + 1] = first + i - 2
           end
         end
       end
@@ -68,8 +69,8 @@ local function forget(ledger, prefix, lane, joins)
   redis.call('HSET', ledger, 'ids:' .. lane, string.format('%d', keep))
 end
 
--- Registers a lane's function. `effects(prefix, args, bucket)` writes what args[6] and the following say; `joins` tells
--- that what one partition remembers is needed by others.
+-- Registers a lane's function. `effects(prefix, args, bucket)` writes what args[6] and the following say, or returns a
+-- reply and has written nothing; `joins` tells that what one partition remembers is needed by others.
 local function register_lane(name, effects, joins)
   redis.register_function(name, function(keys, args)
     local ledger, prefix, field = keys[1], keys[2], args[1]
@@ -88,7 +89,8 @@ local function register_lane(name, effects, joins)
       if #found > 1 then return found end
       remember(id_prefix .. string.format('%d', bucket), ids)
     end
-    effects(prefix, args, bucket)
+    local refusal = effects(prefix, args, bucket)
+    if refusal then return refusal end
 
     local bucket_now = math.max(bucket, bucket_before)
     redis.call('HSET', ledger, field, string.format('%s %d', args[3], bucket_now))

@@ -99,7 +99,7 @@ class HistoryLane:
     def finish(self, work: Work) -> None:
         """Nothing is left to do."""
 
-    def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
+    def amend(self, work: Work, shard: int, known: Sequence[Any]) -> None:
         """Never asked for: no ids are remembered."""
 
     def arguments(self, share: Share | None) -> list[Arg]:
@@ -117,24 +117,24 @@ def limits_of(settings: HistorySettings) -> list[Arg]:
     return [settings.days * MS_PER_DAY, settings.max_items]
 
 
-def retract(
-    client: redis.Redis, user_id: str, signal: str, feature_id: str, *, erased_ms: int, remaining_ms: int | None
-) -> bool:
-    """Take one event out of a user's history; return whether that changed anything. Safe to repeat.
+Entry = tuple[str, str, str]
+"""User, signal and document."""
+
+
+def retract(client: redis.Redis, entries: Mapping[Entry, tuple[int, int | None]]) -> list[bool]:
+    """Take events out of histories; return for each entry whether that changed anything. Safe to repeat.
 
     Args:
         client: of a server with the function library.
-        user_id: as it stands in the event.
-        signal: one that the event stands for.
-        feature_id: the document.
-        erased_ms: when the event happened, epoch ms.
-        remaining_ms: when the newest other event of the user, signal and document happened; None if there is none.
+        entries: entry -> when the newest erased event happened, and the newest one that remains, epoch ms; None if
+            there is none.
 
     Raises:
         RedisError: Redis is away.
     """
-    left = "" if remaining_ms is None else remaining_ms
+    pipe = client.pipeline(transaction=False)
+    for (user_id, signal, feature_id), (erased_ms, left_ms) in entries.items():
+        left = "" if left_ms is None else left_ms
+        pipe.fcall("clickwell1_history_retract", 1, history_key(user_id, signal), feature_id, erased_ms, left)
     with redis_errors():
-        return bool(
-            client.fcall("clickwell1_history_retract", 1, history_key(user_id, signal), feature_id, erased_ms, left)
-        )
+        return [bool(changed) for changed in pipe.execute()] if entries else []

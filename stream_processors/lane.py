@@ -83,8 +83,8 @@ class Lane(Protocol[W]):
         """Called once when all rows are added."""
         ...
 
-    def drop(self, work: W, shard: int, repeated: Sequence[int]) -> None:
-        """Take out of a shard's share what belongs to the ids at these indices: they were counted before."""
+    def amend(self, work: W, shard: int, known: Sequence[Any]) -> None:
+        """Bring a shard's share into line with what its function answered that Redis knows."""
         ...
 
     def arguments(self, share: Any | None) -> list[Arg]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,9 +11,11 @@ from typing import Any
 
 import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, ResponseError, TryAgainError
 
 from clickwell.failpoints import Failpoints
+from clickwell.redis_cluster import AsyncCluster
+from clickwell.redis_routing import Address
 from clickwell.schemas.keys import SHARDS, ledger_key, shard_prefix
 from clickwell.stream_processors.lane import Arg
 
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 # 1,000 events has, and sends it whole: waiting for each portion would cost it half its throughput.
 PORTION_BYTES = 2 << 10
 CATCHING_UP_BYTES = 32 << 10
+# A slot that moves to another node takes no calls meanwhile; they are repeated no more often than this.
+MOVING_SECONDS = 0.05
 
 # What the lanes share comes first.
 LIBRARY = ("functions.lua", "popularity.lua", "engagement.lua", "history.lua")
@@ -39,8 +44,8 @@ class Outcome(Enum):
 
     APPLIED = "applied"
     """The effects and the next offset are stored, by this call or by an earlier try of it."""
-    DUPLICATES = "duplicates"
-    """Nothing changed: some ids were seen before; take them out and call again."""
+    KNOWN = "known"
+    """Nothing changed: Redis knows something that the lane did not; call again in the light of it."""
     REWIND = "rewind"
     """Nothing changed: Redis stands elsewhere than this worker believed. Only reloading every offset is safe."""
 
@@ -68,10 +73,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """Outcome of one call, and the indices of the ids that were seen before."""
+    """Outcome of one call, and what Redis knows, in the terms of the lane's function."""
 
     outcome: Outcome
-    duplicates: tuple[int, ...] = ()
+    known: Sequence[Any] = ()
 
 
 class Ledger:
@@ -81,8 +86,8 @@ class Ledger:
     range of records once, whoever sends it and however often.
 
     Args:
-        client: without a socket timeout of its own: a timer for each of the many replies would cost more than reading
-            them.
+        client: of a server or a cluster, without a socket timeout of its own: a timer for each of the many replies
+            would cost more than reading them.
         timeout: seconds that Redis may be silent.
     """
 
@@ -90,7 +95,7 @@ class Ledger:
         self._client = client
         self._failpoints = failpoints
         self._timeout = timeout
-        self._turn = asyncio.Lock()
+        self._turns: defaultdict[Redis, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def install(self) -> None:
         """Load the function library; safe to repeat and to do from many workers at once."""
@@ -128,9 +133,9 @@ class Ledger:
         await self._failpoints.reach("after_apply")
         return replies
 
-    async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
+    async def _exchange(self, server: "Redis", packed: Sequence[bytes]) -> list[Any]:
         """Write packed commands and read their replies; redis-py's own pipeline packs each argument in Python."""
-        pool = self._client.connection_pool
+        pool = server.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         results: list[Any] = []
         try:
@@ -170,20 +175,51 @@ class Ledger:
             )
             for call in calls
         ]
-        if sum(map(len, packed)) > CATCHING_UP_BYTES:
-            results = await self._exchange(packed)
+        if isinstance(self._client, AsyncCluster):
+            results = await self._scatter(self._client, [ledger_key(call.shard, generation) for call in calls], packed)
         else:
-            results = []
-            for portion in _portions(packed):
-                async with self._turn:
-                    results += await self._exchange(portion)
+            results = await self._deliver(self._client, packed)
         for result in results:
             if isinstance(result, ResponseError) and "unction not found" in str(result):
                 # A new or restored server without the library: nothing was applied by this call.
                 await self.install()
+            elif isinstance(result, (AskError, TryAgainError)):
+                await asyncio.sleep(MOVING_SECONDS)
             if isinstance(result, Exception):
                 raise result
         return [read_reply(call, result) for call, result in zip(calls, results, strict=True)]
+
+    async def _deliver(self, server: "Redis", packed: Sequence[bytes]) -> list[Any]:
+        """Bring calls to one server and return its replies, errors among them."""
+        if sum(map(len, packed)) > CATCHING_UP_BYTES:
+            return await self._exchange(server, packed)
+        results = []
+        for portion in _portions(packed):
+            async with self._turns[server]:
+                results += await self._exchange(server, portion)
+        return results
+
+    async def _scatter(self, cluster: AsyncCluster, keys: Sequence[str], packed: Sequence[bytes]) -> list[Any]:
+        """Bring each call to the node of its key, to all nodes at the same time; redirections are left to the caller.
+
+        A node that does not answer keeps no other one from being read: its own calls have the error for a reply.
+        """
+        await cluster.find_out()
+        shares: dict[Address, list[int]] = {}
+        for place, key in enumerate(keys):
+            shares.setdefault(cluster.routes.owner(key), []).append(place)
+        found = await asyncio.gather(
+            *(self._deliver(cluster.node(node), [packed[n] for n in share]) for node, share in shares.items()),
+            return_exceptions=True,
+        )
+        results: list[Any] = [None] * len(packed)
+        for (node, share), replies in zip(shares.items(), found, strict=True):
+            if isinstance(replies, BaseException):
+                cluster.routes.fell_silent(node)
+            for n, place in enumerate(share):
+                results[place] = replies if isinstance(replies, BaseException) else replies[n]
+                cluster.routes.heed(node, results[place])
+        return results
 
 
 def _portions(packed: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -203,8 +239,8 @@ def read_reply(call: Call, result: Any) -> Reply:
     if result == b"OK":
         return Reply(Outcome.APPLIED)
     kind = result[0]
-    if kind == b"DUP":
-        return Reply(Outcome.DUPLICATES, tuple(index - 1 for index in result[1:]))
+    if kind == b"KNOWN":
+        return Reply(Outcome.KNOWN, result[1:])
     # The stored offset is this call's own next: an earlier try of it went through and only its reply was lost.
     # Any other value, also one that is further ahead, says that somebody else moved it: records that this worker has
     # already filtered and queued would be counted twice.

@@ -91,7 +91,7 @@ class PopularityLane:
         """Of events with one id keep the first."""
         for shard, share in work.shards.items():
             if len(set(share.ids)) < len(share.ids):
-                self.drop(work, shard, _repeats(share.ids))
+                self.amend(work, shard, _repeats(share.ids))
 
     def add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
         """Group rows by shard."""
@@ -136,10 +136,10 @@ class PopularityLane:
         )
         counts[document] = counts.get(document, 0) + packed
 
-    def drop(self, work: Work, shard: int, repeated: Sequence[int]) -> None:
+    def amend(self, work: Work, shard: int, known: Sequence[int]) -> None:
         """Take the events behind the ids at these indices out of a shard's share: they were counted before."""
         share = work.shards[shard]
-        for index in repeated:
+        for index in known:
             hour, document, packed = share.origins[index]
             counts = share.counts[hour]
             counts[document] -= packed
@@ -147,7 +147,7 @@ class PopularityLane:
                 del counts[document]
             if not counts:
                 del share.counts[hour]
-        gone = set(repeated)
+        gone = set(known)
         share.ids = [id_ for index, id_ in enumerate(share.ids) if index not in gone]
         share.origins = [origin for index, origin in enumerate(share.origins) if index not in gone]
         work.duplicates += len(gone)

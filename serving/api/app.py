@@ -22,6 +22,7 @@ from clickwell.serving.api import (
     insights,
     letters,
     listing,
+    live,
     people,
 )
 from clickwell.serving.api.access import Cors
@@ -31,6 +32,7 @@ from clickwell.serving.api.observe import Observe
 from clickwell.serving.api.problems import add_problems
 from clickwell.serving.api.services import Services
 from clickwell.settings import Settings
+from clickwell.tracing import tracing_of
 
 
 def build_app(settings: Settings) -> FastAPI:
@@ -49,6 +51,7 @@ def build_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan)
     app.state.services = services
     app.state.readying = health.Readying(services)
+    app.state.lake_watch = live.LakeWatch()
     app.state.requested = erasing.Requested()
     # Routes are tried in order, and these are asked for most.
     app.router.routes[:0] = [*ingest.routes(), *dialects.routes()]
@@ -62,6 +65,7 @@ def build_app(settings: Settings) -> FastAPI:
         beacon.router,
         dashboard.pages,
         dashboard.data,
+        live.router,
         health.router,
     ):
         app.include_router(router)
@@ -70,5 +74,5 @@ def build_app(settings: Settings) -> FastAPI:
     # The last one added is the first to see a request.
     app.add_middleware(Bodies, memory=settings.api.memory_mb << 20)
     app.add_middleware(Cors, access=services.access)
-    app.add_middleware(Observe, metrics=services.metrics)
+    app.add_middleware(Observe, measures=services.measures, tracing=tracing_of(settings))
     return app

@@ -1,9 +1,10 @@
 """Takes events into the log and tells what became of each: `accepted` means that the broker has it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from clickwell.clock import Clock, SystemClock
 from clickwell.kafka import KafkaLog
@@ -17,6 +18,9 @@ from clickwell.serving.api.sending import Sender, Ticket
 from clickwell.serving.api.shared import Shared
 from clickwell.serving.api.verdicts import Answer, Lack, Use, Uses, Verdict, answer_of, rejected
 from clickwell.settings import Settings
+
+if TYPE_CHECKING:
+    from clickwell.producers.edge import Edge
 
 R = TypeVar("R", bound=AnyRow)
 
@@ -48,10 +52,19 @@ class Capture:
         settings: time limits, and which signals are counted.
         sender: sends the events.
         shared: knows what other servers took.
+        edge: replaces names in what is sent; None leaves them.
         clock: gives events without a time that of their receipt.
     """
 
-    def __init__(self, settings: Settings, sender: Sender, shared: Shared, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sender: Sender,
+        shared: Shared,
+        edge: "Edge | None" = None,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
         uses = Uses(settings.popularity)
         self._ways: dict[Kind, _Way[Any]] = {
             "interaction": _Way[Row](
@@ -75,6 +88,7 @@ class Capture:
         }
         self._sender = sender
         self._shared = shared
+        self._edge = edge
         self._clock = clock or SystemClock()
         self._ack_seconds = settings.api.ack_seconds
         self._repeats = Repeats()
@@ -82,6 +96,8 @@ class Capture:
         self._telling: set[asyncio.Task[None]] = set()
         self.counted: Callable[[Kind, str, int], None] = lambda _kind, _verdict, _events: None
         """Told how many events of a kind got a verdict."""
+        self.refused: Callable[[Kind, Mapping[str, int]], None] = lambda _kind, _reasons: None
+        """Told why events of a kind were rejected."""
 
     @property
     def stuck(self) -> bool:
@@ -129,10 +145,14 @@ class Capture:
 
         Raises:
             Problem: 503, the broker does not confirm. Events may have got in; with the same ids they count once.
+            DependencyError: the keys for names are out of reach; nothing is sent.
         """
         self._check()
         way = self._ways[kind]
         batch, verdicts = self._read(way, events, salt)
+        if self._edge is not None:
+            users = {row.user_id for row in batch.rows if row.user_id is not None}
+            await asyncio.to_thread(self._edge.prepare, users)
         digests = way.digests(batch.rows)
         own = Ticket()
         earlier = [self._repeats.claim(digest, own) for digest in digests]
@@ -150,6 +170,8 @@ class Capture:
         answer = answer_of(verdicts, single=single)
         for name in ("accepted", "duplicate", "rejected"):
             self.counted(kind, name, getattr(answer, name))
+        if answer.rejected:
+            self.refused(kind, Counter(verdict.code for verdict in verdicts if verdict.verdict == "rejected"))
         return answer
 
     def _read(self, way: _Way[R], events: Sequence[bytes], salt: bytes) -> tuple[Batch[R], list[Verdict]]:
@@ -170,14 +192,23 @@ class Capture:
         self, way: _Way[R], batch: Batch[R], digests: Sequence[bytes], new: Sequence[int], ticket: Ticket
     ) -> list[int]:
         """Send the new events that no other server has taken either, and return their places in the batch."""
-        known = await self._shared.known([digests[at] for at in new])
-        sent = [at for at, taken in zip(new, known, strict=True) if not taken]
-        for at in sent:
-            record = way.record(batch.rows[at], batch.records[at].value or b"")
-            # After one that is not taken none is sent, so that a document's events keep their order.
-            if ticket.failed or not self._sender.send(record, ticket, digests[at]):
+        try:
+            known = await self._shared.known([digests[at] for at in new])
+            sent = [at for at, taken in zip(new, known, strict=True) if not taken]
+            for at in sent:
+                record = way.record(batch.rows[at], batch.records[at].value or b"")
+                if self._edge is not None:
+                    record = self._edge.apply(record)
+                # After one that is not taken none is sent, so that a document's events keep their order.
+                if ticket.failed or not self._sender.send(record, ticket, digests[at]):
+                    ticket.fail(digests[at])
+        except BaseException:
+            # Nobody knows how far it came: a repeat is to be sent again.
+            for at in new:
                 ticket.fail(digests[at])
-        ticket.close()
+            raise
+        finally:
+            ticket.close()
         return sent
 
     async def _tell(self, ticket: Ticket, digests: Sequence[bytes]) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import TypeAdapter
 
-from clickwell.analytics.signals import LOW_CTR, Signals, get_retriever_signals
+from clickwell.analytics.findings import LOW_CTR
+from clickwell.analytics.signals import Signals, get_retriever_signals
 from clickwell.schemas.interactions import MAX_ID
 from clickwell.serving.api.access import requires
 from clickwell.serving.api.asking import Turns

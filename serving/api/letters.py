@@ -96,7 +96,7 @@ async def list_letters(
         until_ms=_epoch_ms(until),
         states=tuple(state or ()),
     )
-    book = await asyncio.to_thread(read_book, _log(request))
+    book = await asyncio.to_thread(read_book, services_of(request).settings)
     found = list(book.select(wanted))
     return LetterPage(
         total=len(found),
@@ -171,7 +171,7 @@ async def _do(request: Request, work: Any) -> Outcomes:
 
 
 async def _find(request: Request, topic: str, partition: int, offset: int) -> Letter:
-    book = await asyncio.to_thread(read_book, _log(request))
+    book = await asyncio.to_thread(read_book, services_of(request).settings)
     letter = book.find(f"{topic}/{partition}/{offset}")
     if letter is None:
         raise Problem(404, "not_found", "there is no such dead letter")

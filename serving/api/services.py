@@ -12,10 +12,11 @@ from redis.backoff import NoBackoff
 
 from clickwell.errors import KafkaError
 from clickwell.kafka import KafkaLog
-from clickwell.redis_client import bad_address, client_options
+from clickwell.producers.emitter import edge_for
+from clickwell.redis_client import async_client_of, client_options
 from clickwell.serving.api.access import Access
 from clickwell.serving.api.capture import Capture
-from clickwell.serving.api.observe import Metrics
+from clickwell.serving.api.measures import Measures
 from clickwell.serving.api.sending import Sender
 from clickwell.serving.api.shared import Shared
 from clickwell.serving.boosts import AsyncBoostReader
@@ -49,18 +50,18 @@ class Services:
         self.settings = settings
         self.redis = _connect(settings, settings.redis.timeout)
         self._hasty = _connect(settings, _SHARED_SECONDS)
-        self.metrics = Metrics()
         self._shared = Shared(self._hasty)
         self.access = Access(self.redis, self._shared, settings.api.origins)
         self.reader = AsyncBoostReader(settings)
         self.interactions = AsyncInteractionReader(settings)
+        self.measures = Measures({"boosts": self.reader, "interactions": self.interactions})
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connect to Kafka, keep the keys fresh, and at the end send what is left."""
         sender = Sender(self.settings)
-        self.capture = Capture(self.settings, sender, self._shared)
-        self.metrics.watch(self.capture, self._shared)
+        self.capture = Capture(self.settings, sender, self._shared, edge_for(self.settings))
+        self.measures.watch(self.capture, self._shared)
         await asyncio.gather(self.access.refresh(), self._recall())
         refreshing = asyncio.create_task(self.access.keep_fresh())
         try:
@@ -83,10 +84,7 @@ class Services:
 
 
 def _connect(settings: Settings, timeout: float) -> redis.asyncio.Redis:
-    try:
-        return redis.asyncio.Redis.from_url(settings.redis.url, retry=Retry(NoBackoff(), 0), **client_options(timeout))
-    except ValueError as error:
-        raise bad_address(error) from None
+    return async_client_of(settings.redis, retry=Retry(NoBackoff(), 0), **client_options(timeout))
 
 
 def services_of(request: Request) -> Services:

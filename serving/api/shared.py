@@ -23,7 +23,7 @@ _DIGESTS = 500
 DIGEST_BYTES = 16
 # How long a Redis that did not answer is left alone.
 _PAUSE_SECONDS = 1.0
-_SCRIPT = Path(__file__).with_name("shared.lua")
+_SCRIPT = Path(__file__).with_name("shared.lua").read_text()
 
 log = logging.getLogger("clickwell.api")
 
@@ -49,7 +49,7 @@ class Shared:
     """
 
     def __init__(self, client: Any) -> None:
-        self._script = client.register_script(_SCRIPT.read_text())
+        self._client = client
         self._calls: deque[_Call] = deque()
         self._calling: asyncio.Task[None] | None = None
         self._away_until = 0.0
@@ -112,8 +112,16 @@ class Shared:
         keys = [f"{TAKEN}:recent", f"{TAKEN}:older", *(f"{QUOTA}:{key_id}" for key_id, *_ in call.spent)]
         numbers = [number for _, *numbers in call.spent for number in numbers]
         try:
-            known, waits = await self._script(
-                keys, [REMEMBERED, _LIFE_SECONDS, b"".join(call.asked), b"".join(call.taken), *numbers]
+            # Its whole text each time: it is short, and then no node of a cluster can lack it.
+            known, waits = await self._client.eval(
+                _SCRIPT,
+                len(keys),
+                *keys,
+                REMEMBERED,
+                _LIFE_SECONDS,
+                b"".join(call.asked),
+                b"".join(call.taken),
+                *numbers,
             )
         except Exception as error:  # noqa: BLE001  # whatever it is, requests wait for an answer
             log.warning("what other servers took is not known, this one decides by itself: %s", type(error).__name__)

@@ -3,25 +3,33 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from clickwell.erasures import ErasureLog, Hidden
 from clickwell.kafka import KafkaLog
 from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.serving.letters.book import Book, Place
+from clickwell.settings import Settings
 
 
-def read_book(log: KafkaLog) -> Book:
-    """Read all letters and what was done about them.
+def read_book(settings: Settings) -> Book:
+    """Read all letters and what was done about them, but those that name somebody who is erased.
 
     What a replay is doing at this moment, or was doing when it was killed less than half a minute ago, shows up later,
     and so do letters that were written to the same partition meanwhile.
 
     Raises:
         KafkaError: the broker is away, or there is no such topic.
+        SettingsError: people were erased with keys that this process does not have.
     """
-    book = Book()
+    log, book = KafkaLog(settings.kafka), Book()
+    erasures = ErasureLog(settings, log)
+    erasures.catch_up()
+    hidden = Hidden(erasures)
     _, partitions = log.describe(DEAD_LETTERS.name)
     ends = log.latest(DEAD_LETTERS.name, range(partitions))
     for record in log.read(DEAD_LETTERS.name, dict.fromkeys(ends, 0), ends, committed=True):
-        book.take(record)
+        said = record.headers.get("received_ms", b"")
+        if not hidden.hides(record.value or b"", int(said) if said.isdigit() else record.received_ms):
+            book.take(record)
     return book
 
 

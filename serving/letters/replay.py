@@ -71,6 +71,7 @@ class Replayer:
     book: Book
 
     def __init__(self, settings: Settings, failpoints: Failpoints | None = None) -> None:
+        self._settings = settings
         self._log = KafkaLog(settings.kafka)
         self._failpoints = failpoints or Failpoints()
         self._clock = SystemClock()
@@ -88,7 +89,7 @@ class Replayer:
     def __enter__(self) -> Self:
         with _errors():
             self._producer.init_transactions(TRANSACTION_SECONDS)
-        self.book = read_book(self._log)
+        self.book = read_book(self._settings)
         return self
 
     def __exit__(

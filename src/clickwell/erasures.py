@@ -5,24 +5,27 @@ Requests come from anybody, in any partition of the erasures topic. The eraser p
 stand; whoever reads on from an offset beyond a fence would not meet it.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import ValidationError
 
 from clickwell.kafka import KafkaLog, LogRecord
-from clickwell.privacy import load_keys
+from clickwell.privacy import load_keys, missing_key
 from clickwell.schemas.controls import PREFIX, Control, Fence, Subject, decode_control
-from clickwell.schemas.erased import EVERYWHERE, Erased
+from clickwell.schemas.erased import EVERYWHERE, Erased, Subjects, names_in
 from clickwell.schemas.erasure import Erasure
-from clickwell.schemas.marks import Keys
+from clickwell.schemas.marks import Keys, UnknownKeyError
 from clickwell.schemas.topics import ERASURES
 from clickwell.settings import Settings
 
 STEPS_PARTITION = 0
+# Of an event that may be no valid JSON; epoch ms.
+_TIMES = re.compile(rb'"timestamp"\s*:\s*"?(\d{13})\b')
 STEPS = ("fencing", "fenced", "retracted", "rewritten", "done")
 
 Offsets = dict[str, dict[int, int]]
@@ -39,7 +42,8 @@ class Step(msgspec.Struct, tag_field="clickwell", tag="step.v1", omit_defaults=T
         topic_ids: topic -> id of the topic that was fenced.
         starts: where the topics ended before the fences.
         fences: where the fences stand.
-        retracted: where the topics ended after the retractions.
+        found: erasure id -> `rows` of each table and `entries` of histories that it takes, and `first_ms` and
+            `last_ms`, the times of the first and the last event; in the step `retracted` and those after it.
         place: where the first step stands, for a step that is written again because retention will take the others.
         files: table -> files that the lake no longer needs.
         at_ms: when, by the eraser's clock, epoch ms.
@@ -52,7 +56,7 @@ class Step(msgspec.Struct, tag_field="clickwell", tag="step.v1", omit_defaults=T
     topic_ids: dict[str, str] = {}
     starts: Offsets = {}
     fences: Offsets = {}
-    retracted: Offsets = {}
+    found: dict[str, dict[str, int]] = {}
     place: int | None = None
     files: dict[str, list[str]] = {}
     at_ms: int = 0
@@ -70,18 +74,22 @@ class Batch:
     topic_ids: dict[str, str] = field(default_factory=dict)
     starts: Offsets = field(default_factory=dict)
     fences: Offsets = field(default_factory=dict)
-    retracted: Offsets = field(default_factory=dict)
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
     at_ms: int = 0
     written_ms: int = 0
+
+    @property
+    def behind_fences(self) -> Offsets:
+        """The offsets after the fences."""
+        return {topic: {part: at + 1 for part, at in parts.items()} for topic, parts in self.fences.items()}
 
     def past(self, step: str) -> bool:
         """Tell whether a step has been done."""
         return STEPS.index(self.step) >= STEPS.index(step)
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A valid request, and when the broker received it, epoch ms."""
 
     erasure: Erasure
@@ -94,12 +102,14 @@ class ErasureLog:
     Attributes:
         requests: erasure id -> the first request with it that retention has left.
         batches: name -> batch, oldest first.
+        receipts: hashes of the last receipts of batches, as the eraser had written them by then.
         invalid: records that are neither a request nor a step.
     """
 
     def __init__(self, settings: Settings, kafka: KafkaLog) -> None:
         self.requests: dict[str, Request] = {}
         self.batches: dict[str, Batch] = {}
+        self.receipts: list[str] = []
         self.invalid = 0
         self._settings = settings
         self._kafka = kafka
@@ -128,6 +138,7 @@ class ErasureLog:
             if topic_id != self._topic_id:
                 self.requests.clear()
                 self.batches.clear()
+                self.receipts.clear()
                 self._topic_id, self._read_to = topic_id, {}
             ends = self._kafka.latest(ERASURES.name, range(partitions))
             begin = {partition: self._read_to.get(partition, 0) for partition in ends}
@@ -204,9 +215,53 @@ class ErasureLog:
         place = offset if step.place is None else step.place
         batch = self.batches.setdefault(step.batch, Batch(step.batch, place))
         batch.step, batch.written_ms = step.name, received_ms
-        for name in ("subjects", "topic_ids", "starts", "fences", "retracted", "files", "at_ms"):
+        if step.receipt:
+            self.receipts.append(step.receipt)
+        for name in ("subjects", "topic_ids", "starts", "fences", "found", "files", "at_ms"):
             if value := getattr(step, name):
                 setattr(batch, name, value)
+
+
+class Hidden:
+    """Tells whether a record, valid or not, names somebody whose events are to go or have gone.
+
+    Args:
+        log: caught up; what it reads later is not known here.
+    """
+
+    def __init__(self, log: ErasureLog) -> None:
+        self._subjects = Subjects(log.keys)
+        for batch in log.batches.values():
+            self._subjects.add(batch.subjects)
+        # Those that nobody has marked yet; they need no keys.
+        self._asked: dict[tuple[str, str], list[Subject]] = {}
+        for name, (erasure, received_ms) in log.requests.items():
+            kind, value = erasure.subject
+            rule = Subject(name, kind, "", (), received_ms, erasure.since, erasure.until)
+            self._asked.setdefault((kind, value), []).append(rule)
+
+    def hides(self, value: bytes, received_ms: int) -> bool:
+        """Tell it of one record.
+
+        Args:
+            value: its bytes.
+            received_ms: when the broker received it, epoch ms.
+
+        Raises:
+            SettingsError: the keys with which subjects were marked are not at hand.
+        """
+        time_ms = min(map(int, _TIMES.findall(value)), default=received_ms)
+        try:
+            return any(
+                rule.covers(time_ms, received_ms)
+                for kind, name in names_in(value)
+                for rule in (
+                    *self._asked.get((kind, name), ()),
+                    *(rule for rule, _ in self._subjects.among(kind, [name]).get(name, ())),
+                )
+            )
+        except UnknownKeyError as error:
+            raise missing_key(str(error)) from None
 
 
 _decode_step: Any = msgspec.json.Decoder(Step).decode

@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+import redis.asyncio
 from redis.maint_notifications import MaintNotificationsConfig
 
 from clickwell.errors import RedisError, SettingsError
+from clickwell.redis_cluster import AsyncCluster, Cluster
 from clickwell.schemas.keys import ACTIVE
 from clickwell.schemas.rings import Generation
-from clickwell.settings import Settings
+from clickwell.settings import RedisSettings, Settings
 
 
 def client_options(timeout: float) -> dict[str, Any]:
@@ -33,14 +35,37 @@ def connect(settings: Settings) -> redis.Redis:
     Raises:
         SettingsError: the address is malformed. Nothing is connected yet.
     """
+    return client_of(settings.redis, **client_options(settings.redis.timeout))
+
+
+def client_of(settings: RedisSettings, **options: Any) -> redis.Redis:
+    """Return a client of the server, or of all nodes of the cluster, with redis-py's options of a connection.
+
+    Raises:
+        SettingsError: the address is malformed. Nothing is connected yet.
+    """
+    kind = Cluster if settings.cluster else redis.Redis
     try:
-        return redis.Redis.from_url(settings.redis.url, **client_options(settings.redis.timeout))
+        return kind.from_url(settings.url, **options)
     except ValueError as error:
-        raise bad_address(error) from None
+        raise _bad_address(error) from None
 
 
-def bad_address(error: ValueError) -> SettingsError:
-    """Return the error of a malformed address, which is not repeated: it may hold a password."""
+def async_client_of(settings: RedisSettings, **options: Any) -> "redis.asyncio.Redis":
+    """Return the same for asyncio.
+
+    Raises:
+        SettingsError: the address is malformed. Nothing is connected yet.
+    """
+    kind = AsyncCluster if settings.cluster else redis.asyncio.Redis
+    try:
+        return kind.from_url(settings.url, **options)
+    except ValueError as error:
+        raise _bad_address(error) from None
+
+
+def _bad_address(error: ValueError) -> SettingsError:
+    # It is not repeated: it may hold a password.
     return SettingsError(
         f"the address of Redis is malformed: {error}", fix="set CLICKWELL_REDIS__URL to redis://HOST:PORT/0"
     )

@@ -60,6 +60,8 @@ class RedisSettings(_Group):
 
     url: str = "redis://127.0.0.1:6379/0"
     """redis://, rediss:// (TLS) or unix:// address, with user and password where ACLs are used."""
+    cluster: bool = False
+    """The address is that of a node of a Redis Cluster; the others are asked for. See docs/scaling.md."""
     timeout: float = Field(default=5.0, gt=0, le=60)
     """Seconds that the workers wait for an answer before they rewind and ask again."""
 
@@ -249,7 +251,12 @@ class PrivacySettings(_Group):
     """Secret keys of marks and pseudonyms as a JSON object, id to secret of 16 characters or more; the last is used for
     new ones. The same on every host. Empty: one key is made and kept in `privacy-keys.json` of the data folder."""
     pseudonyms: bool = False
-    """Emitters replace each user_id by a keyed pseudonym before it leaves the process."""
+    """Emitters and the HTTP API replace each user_id by a keyed pseudonym before it reaches Kafka."""
+    shred: bool = False
+    """Emitters and the HTTP API seal user_id and session_id under a key of each user's own before they reach Kafka;
+    workers and sinks open them; an erasure destroys the key. Set it for all of them, and let it stay."""
+    shred_keys: Path | None = None
+    """Folder of the users' keys, shared by all hosts; in Redis when absent."""
     receipts: Path | None = None
     """File of the receipts; `receipts.jsonl` in the data folder when absent. Keep it where it is backed up."""
     grace_seconds: float = Field(default=3600.0, ge=0)
@@ -266,6 +273,8 @@ class PrivacySettings(_Group):
                 raise ValueError(f"keys: {name!r} is no id; use up to 32 letters, digits, - and _")
             if len(secret.get_secret_value()) < 16:
                 raise ValueError(f"keys: the secret of {name} is shorter than 16 characters")
+        if self.shred and self.pseudonyms:
+            raise ValueError("shred: names can be sealed or replaced by pseudonyms, not both")
         return self
 
 
@@ -298,7 +307,7 @@ class AlertSettings(_Group):
     prometheus: Path | None = None
     """File for Prometheus' textfile collector, written at each check."""
     every_seconds: float = Field(default=900.0, ge=10, le=86_400)
-    """How often `clickwell alerts watch` checks. A check looks at full hours only."""
+    """How often `clickwell insights` and `alerts watch` check. A check looks at full hours only."""
 
     @field_validator("webhook")
     @classmethod
@@ -306,6 +315,44 @@ class AlertSettings(_Group):
         if value.get_secret_value() and not value.get_secret_value().startswith(("http://", "https://")):
             raise ValueError("begin it with http:// or https://")
         return value
+
+
+class MetricsSettings(_Group):
+    """Where each process but the API serves `/metrics` for Prometheus. The API serves it beside everything else."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Whoever reaches it reads the metrics, which name no person."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port to listen on, another one for each process of a machine; 0 serves none."""
+
+
+class LogSettings(_Group):
+    """What the processes write to stderr."""
+
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for one JSON object on each line."""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is below it is left out."""
+
+
+class TracingSettings(_Group):
+    """Traces of events from the request to Redis and the lake, by OpenTelemetry: `pip install 'clickwell[otel]'`."""
+
+    enabled: bool = False
+    """Make spans, and hand the sender's on with each event. Emitters of applications use the application's spans."""
+    endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    """Where worker, sink and API send spans: OTLP over HTTP."""
+    sample: float = Field(default=0.01, ge=0, le=1)
+    """Share of the API's requests that are traced, where the caller has not decided. Chunks and commits follow them."""
+
+
+class CorrectedSettings(_Group):
+    """How `clickwell insights` keeps corrected popularity fresh, for stages of `corrected_ctr`."""
+
+    every_seconds: float = Field(default=3600.0, ge=0, le=86_400)
+    """How often it is published; 0 leaves it to `clickwell corrected --publish`."""
+    days: int = Field(default=28, ge=1, le=366)
+    """Days of the lake that it rests on."""
 
 
 class EmbeddingSettings(_Group):
@@ -361,6 +408,10 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
+    corrected: CorrectedSettings = CorrectedSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
 
     @property

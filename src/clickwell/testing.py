@@ -1,12 +1,13 @@
-"""What tests of a system around clickwell need: a clock to set, events, records, and a ledger that lives in memory."""
+"""What tests of a system around clickwell need: a clock, events, records, cut logs, a ledger that lives in memory."""
 
 import asyncio
+import hashlib
 import json
 import selectors
 import struct
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,9 +138,9 @@ class MemoryLedger(Ledger):
         packed_ids, *effects = call.arguments
         lane, ids = call.field.split("/")[0], [id_ for (id_,) in struct.iter_unpack("8s", _bytes(packed_ids))]
         place, near = (generation, call.shard, lane), range(call.bucket - 1, call.bucket + 2)
-        seen = [n for n, id_ in enumerate(ids, 1) if any((*place, bucket, id_) in state.ids for bucket in near)]
+        seen = [n for n, id_ in enumerate(ids) if any((*place, bucket, id_) in state.ids for bucket in near)]
         if seen:
-            return read_reply(call, [b"DUP", *seen])
+            return read_reply(call, [b"KNOWN", *seen])
         state.ids.update((*place, call.bucket, id_) for id_ in ids)
         if call.function == PopularityLane.function:
             self._count(generation, lane, effects)
@@ -175,3 +176,15 @@ class MemoryLedger(Ledger):
 def _bytes(argument: Arg) -> bytes:
     assert isinstance(argument, bytes)
     return argument
+
+
+def taken_out(name: str, share: float) -> bool:
+    """Tell whether a query or document is of the share that training must never see; always the same ones."""
+    return int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8], 16) / 2**32 < share
+
+
+def without(search: Mapping[str, Any], documents: Collection[str]) -> dict[str, Any]:
+    """Return a line of a session log as it would have been had some documents not been shown."""
+    places = {name: place for place, name in enumerate(name for name in search["docs"] if name not in documents)}
+    clicks = [{**click, "pos": places[click["doc"]]} for click in search["clicks"] if click["doc"] in places]
+    return {**search, "docs": list(places), "clicks": clicks}

@@ -15,7 +15,9 @@ from clickwell.dead_letters import DeadLetters, Source
 from clickwell.errors import ClickwellError, DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
+from clickwell.producers.erasures import request_erasure
 from clickwell.producers.topics import ensure_topics
+from clickwell.schemas.erasure import Erasure
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.schemas.wire import new_id
 from clickwell.serving.letters.book import Filter
@@ -87,11 +89,11 @@ def put_back(log, source):
     return [one for one in records if one.headers.get(REPLAY_OF, b"").startswith(source.topic_id.encode())]
 
 
-def test_a_letter_keeps_its_record_byte_for_byte(log, write, source):
+def test_a_letter_keeps_its_record_byte_for_byte(settings, log, write, source):
     """The value that is read back is the one that was received, whatever bytes it had."""
     values = [b"\xff\x00{oops", None, b""]
     assert write(*values) == 3
-    found = letters_of(read_book(log), source)
+    found = letters_of(read_book(settings), source)
     kept = read_values(log, [one.place for one in found])
     assert [kept[one.place] for one in found] == values
     assert [(one.id, one.state) for one in found] == [
@@ -117,7 +119,7 @@ def test_a_letter_goes_back_once(settings, log, write, source):
     assert there["a"].value == click(interaction_id="i1", timestamp=1_780_000_000_000)
     mended = json.loads(there["b"].value)
     assert mended["interaction_id"] == f"letter:{source.topic_id}/{source.partition}/1"
-    assert mended["timestamp"] == letters_of(read_book(log), source)[1].received_ms
+    assert mended["timestamp"] == letters_of(read_book(settings), source)[1].received_ms
     assert len(put_back(log, source)) == 2
 
 
@@ -156,7 +158,7 @@ def test_a_fix_after_a_killed_replay_knows_what_was_sent(settings, log, write, s
         (one,) = letters_of(replayer.book, source)
         assert one.state == "unsettled"
         assert [done.outcome for done in replayer.fix([one], lambda _: click(feature_id="b"))] == ["already"]
-    assert [one.state for one in letters_of(read_book(log), source)] == ["replayed"]
+    assert [one.state for one in letters_of(read_book(settings), source)] == ["replayed"]
 
 
 def test_the_later_replay_wins(settings, log, write, source):
@@ -263,3 +265,15 @@ def test_a_wrong_call_is_one_clear_error(run, settings, arguments, words):
     code, message = run(*arguments)
     assert code == 2
     assert words in message
+
+
+def test_letters_of_the_forgotten_are_not_there_any_more(settings, write, source):
+    """From the request on, no reader and no replay sees a letter that names somebody who asked to be forgotten."""
+    gone, other = new_id(), new_id()
+    bad = {"interaction_type": "click", "timestamp": int(time.time() * 1000) - 60_000}
+    write(*(json.dumps({"user_id": user, **bad}).encode() for user in (gone, other)))
+    assert len(letters_of(read_book(settings), source)) == 2
+    request_erasure(settings, Erasure(erasure_id=new_id(), user_id=gone))
+    assert [one.origin.offset for one in letters_of(read_book(settings), source)] == [1]
+    with Replayer(settings) as replayer:
+        assert [one.origin.offset for one in letters_of(replayer.book, source)] == [1]

@@ -65,7 +65,8 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
     told = json.loads(up.stdout)
     pids = [part["pid"] for part in told["components"]] + [told["pid"]]
     try:
-        assert [part["name"] for part in told["components"]] == ["kafka", "redis", "sink", "eraser", "api", "worker-1"]
+        parts = ["kafka", "redis", "sink", "eraser", "insights", "api", "worker-1"]
+        assert [part["name"] for part in told["components"]] == parts
         assert "✓ Kafka 4.3.0" in up.stderr
         assert "Ready in" in up.stderr
         settings = Settings.load(tmp_path)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import redis
 from confluent_kafka import Consumer, TopicPartition
@@ -92,11 +92,13 @@ class Worker(Child):
 class Stack:
     """A broker, a Valkey and workers. `fresh` empties it for the next test."""
 
+    replication = 1
+
     def __init__(self, folder: Path) -> None:
-        self.kafka, self.valkey = KafkaServer(folder), ValkeyServer(folder)
         self.folder = folder
         self.workers: list[Worker] = []
-        self.client = redis.Redis(port=self.valkey.port, socket_timeout=20)
+        self.kafka = self.make_kafka()
+        self.make_redis()
         self.admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -105,7 +107,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         self.kafka.start()
-        self.valkey.start()
+        self.start_redis()
         self._supervisor.start()
         return self
 
@@ -116,14 +118,45 @@ class Stack:
         self._supervisor.join()
         self.kill_workers()
         self.client.close()
-        self.valkey.stop()
+        self.stop_redis()
         self.kafka.stop()
+
+    def make_kafka(self) -> Any:
+        """Return the broker."""
+        return KafkaServer(self.folder)
+
+    def make_redis(self) -> None:
+        """Make the server of the counters and a client of it."""
+        self.valkey = ValkeyServer(self.folder)
+        self.client = redis.Redis(port=self.valkey.port, socket_timeout=20)
+
+    def start_redis(self) -> None:
+        """Start it."""
+        self.valkey.start()
+
+    def stop_redis(self) -> None:
+        """Stop it."""
+        self.valkey.stop()
+
+    def empty_redis(self) -> None:
+        """Leave it as new."""
+        if not self.valkey.answers():
+            self.valkey.kill()
+            self.valkey.start()
+        self.client.flushall()
+        self.client.function_flush()
+        self.client.config_set("maxmemory-policy", "noeviction")
+
+    @property
+    def redis(self) -> dict[str, Any]:
+        """Settings of it."""
+        return {"url": self.valkey.url}
 
     @property
     def settings(self) -> Settings:
         """Settings with the addresses of the servers."""
-        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS}
-        return Settings.load(self.folder, kafka=kafka, redis={"url": self.valkey.url})
+        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS, "replication": self.replication}
+        return Settings.load(self.folder, kafka=kafka, redis=self.redis)
 
     def fresh(self) -> None:
         """Empty topics and Redis; no workers."""
@@ -131,12 +164,7 @@ class Stack:
         if not self.kafka.answers():
             self.kafka.kill()
             self.kafka.start()
-        if not self.valkey.answers():
-            self.valkey.kill()
-            self.valkey.start()
-        self.client.flushall()
-        self.client.function_flush()
-        self.client.config_set("maxmemory-policy", "noeviction")
+        self.empty_redis()
         self.delete_topics()
         ensure_topics(self.settings)
 
@@ -163,10 +191,11 @@ class Stack:
         **settings: str,
     ) -> list[Worker]:
         """Start workers that are kept alive; keyword arguments are worker settings such as `CHUNK_RECORDS="50"`."""
+        addresses = self.redis | ({"url": f"redis://127.0.0.1:{redis_port}/0"} if redis_port else {})
         environment = {
             "KAFKA__BOOTSTRAP_SERVERS": self.kafka.address,
-            "REDIS__URL": f"redis://127.0.0.1:{redis_port or self.valkey.port}/0",
             "REDIS__TIMEOUT": "2",
+            **{f"REDIS__{name.upper()}": str(value) for name, value in addresses.items()},
             **{f"WORKER__{name}": value for name, value in (WORKER | settings).items()},
         }
         workers = []
@@ -199,13 +228,16 @@ class Stack:
 
     def rebuild(self) -> None:
         """Begin to count again from the log, as `clickwell rebuild --no-wait` does."""
-        command = [sys.executable, "-m", "clickwell", "rebuild", "--no-wait", "--data", str(self.folder)]
-        environment = {
-            "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": self.kafka.address,
-            "CLICKWELL_REDIS__URL": self.valkey.url,
-        }
+        self.clickwell("rebuild", "--no-wait")
+
+    def clickwell(self, *arguments: str) -> str:
+        """Run a command against these servers and return what it prints."""
+        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(self.folder)]
+        addresses = {f"CLICKWELL_REDIS__{name.upper()}": str(value) for name, value in self.redis.items()}
+        environment = {"CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": self.kafka.address, **addresses}
         run = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | environment)
         assert run.returncode == 0, run.stderr
+        return run.stdout
 
     def active(self) -> str:
         """Return the name of the generation that readers use, empty if there is none."""
@@ -214,8 +246,9 @@ class Stack:
 
     def generations(self) -> set[str]:
         """Return the names of all generations that have any key."""
-        # Histories, under `h`, belong to none.
-        return {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)} - {"h"}
+        # Histories, under `h`, and the catalogue belong to none.
+        names = {key.decode().split(":")[2] for key in self.client.scan_iter(match="cw1:*", count=5000)}
+        return names - {"h", "catalog"}
 
     @staticmethod
     def now_ms() -> int:
@@ -258,11 +291,11 @@ class Stack:
         except AssertionError as error:
             raise AssertionError(f"{error}; stored: {self.lowest()}{self.story()}") from None
 
-    def assert_exact(self, timeout: float = 60.0) -> int:
+    def assert_exact(self, timeout: float = 60.0, *, letters_once: bool = True) -> int:
         """Wait for lag 0, then compare with the recount; return how many records the log holds."""
         self.settle(timeout)
         try:
-            return oracle.assert_exact(self.kafka.address, self.client)
+            return oracle.assert_exact(self.kafka.address, self.client, letters_once=letters_once)
         except AssertionError as error:
             raise AssertionError(f"{error}{self.story()}") from None
 

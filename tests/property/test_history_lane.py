@@ -217,8 +217,8 @@ def test_one_event_is_taken_back(store):
     """The time falls back to what remains, or the document goes; a newer event stays; repeats do nothing."""
     store.clear()
     store.apply([("u1", "doc-1", ("click",), None, NOW), ("u1", "doc-2", ("click",), None, NOW)])
-    assert not retract(store.plain, "u1", "click", "doc-1", erased_ms=NOW - 1, remaining_ms=None)
-    assert retract(store.plain, "u1", "click", "doc-1", erased_ms=NOW, remaining_ms=NOW - 9)
-    assert retract(store.plain, "u1", "click", "doc-2", erased_ms=NOW, remaining_ms=None)
-    assert not retract(store.plain, "u1", "click", "doc-2", erased_ms=NOW, remaining_ms=None)
+    one, two = ("u1", "click", "doc-1"), ("u1", "click", "doc-2")
+    assert retract(store.plain, {one: (NOW - 1, None)}) == [False]
+    assert retract(store.plain, {one: (NOW, NOW - 9), two: (NOW, None)}) == [True, True]
+    assert retract(store.plain, {two: (NOW, None)}) == [False]
     assert store.content() == {("u1", "click"): {"doc-1": NOW - 9}}

@@ -235,7 +235,7 @@ def test_ids_equal_the_model(shard, calls):
         before = here.dump()
         reply = here.apply(n, n + 1, work_of({SLOT: {"a": {"click": len(ids)}}}, ids), bucket=bucket)
         if seen:
-            assert (reply.outcome, sorted(reply.duplicates)) == (Outcome.DUPLICATES, seen)
+            assert (reply.outcome, sorted(reply.known)) == (Outcome.KNOWN, seen)
             assert here.dump() == before
             new = [id_ for index, id_ in enumerate(ids) if index not in seen]
             reply = here.apply(n, n + 1, work_of({}, new), bucket=bucket)
@@ -249,7 +249,7 @@ def test_thousands_of_ids_fit_into_one_call(shard):
     assert here.apply(0, 1, work_of({}, ids)).outcome is Outcome.APPLIED
     assert here.run(here.client.scard(here.key("d:popularity:1000"))) == 20_000
     reply = here.apply(1, 2, work_of({}, [30_000, *ids]), bucket=1001)
-    assert (reply.outcome, sorted(reply.duplicates)) == (Outcome.DUPLICATES, list(range(1, 20_001)))
+    assert (reply.outcome, sorted(reply.known)) == (Outcome.KNOWN, list(range(1, 20_001)))
 
 
 def test_ids_are_forgotten_when_every_partition_has_passed(shard):
@@ -270,9 +270,9 @@ def test_a_partition_far_behind_the_others_finds_its_own_ids(shard):
     here.apply(0, 1, work_of({}, [1]), bucket=100, field=OTHER)
     for n, bucket in enumerate(range(100, 400, 10)):
         here.apply(n, n + 1, work_of({}, [1000 + n]), bucket=bucket)
-    assert here.apply(1, 2, work_of({}, [1]), bucket=101, field=OTHER).outcome is Outcome.DUPLICATES
+    assert here.apply(1, 2, work_of({}, [1]), bucket=101, field=OTHER).outcome is Outcome.KNOWN
     here.apply(1, 2, work_of({}, [2]), bucket=101, field=OTHER)
-    assert here.apply(2, 3, work_of({}, [2]), bucket=102, field=OTHER).outcome is Outcome.DUPLICATES
+    assert here.apply(2, 3, work_of({}, [2]), bucket=102, field=OTHER).outcome is Outcome.KNOWN
 
 
 def test_a_partition_that_stands_still_can_be_moved_on(shard):

@@ -142,7 +142,7 @@ def test_dropped_rows_are_as_if_they_had_not_come(settings, batch, data):
         repeated = data.draw(st.lists(st.integers(0, len(share.ids) - 1), unique=True) if share.ids else st.just([]))
         seen |= {names[share.ids[index]] for index in repeated}
         left = [id_ for index, id_ in enumerate(share.ids) if index not in repeated]
-        lane.drop(work, shard, repeated)
+        lane.amend(work, shard, repeated)
         assert share.ids == left
         assert len(share.origins) == len(left)
     counts, tally = recount(batch, settings, seen=seen)

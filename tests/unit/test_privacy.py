@@ -6,11 +6,12 @@ import stat
 import msgspec
 import pytest
 
-from clickwell.analytics.receipts import Receipts, broken
+from clickwell.analytics.privacy.receipts import Receipts, broken
 from clickwell.errors import InputError, SettingsError
 from clickwell.privacy import KEY_FILE, load_keys
-from clickwell.producers.records import interaction_record, search_record
-from clickwell.schemas.controls import Fence, Retraction, Subject, decode_control
+from clickwell.producers.edge import Edge
+from clickwell.producers.records import Record, interaction_record, search_record
+from clickwell.schemas.controls import Fence, Joined, Retraction, Subject, decode_control
 from clickwell.schemas.decode import Decoder
 from clickwell.schemas.erased import Erased, Subjects
 from clickwell.schemas.marks import Keys, UnknownKeyError
@@ -52,10 +53,29 @@ def test_a_user_is_found_under_every_key():
 
 def test_an_emitter_can_send_pseudonyms():
     """The user_id of neither interactions nor searches leaves the process."""
-    record = interaction_record({"feature_id": "d", "interaction_type": ["click"], "user_id": "bob"}, 1, KEYS.pseudonym)
-    search = search_record({"execution_id": "x", "results": [], "user_id": "bob"}, 1, KEYS.pseudonym)
-    for value in (record.value, search.value):
-        assert json.loads(value)["user_id"] == KEYS.pseudonym("bob")
+    edge = Edge(lambda user, session: (KEYS.pseudonym(user), session))
+    told = {"user_id": "bob", "session_id": "s1"}
+    record = interaction_record({"feature_id": "d", "interaction_type": ["click"], **told}, 1)
+    search = search_record({"execution_id": "x", "results": [], **told}, 1)
+    for one in (record, search):
+        left = json.loads(edge.apply(one).value)
+        assert left == json.loads(one.value) | {"user_id": KEYS.pseudonym("bob")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"user\\u005fid":"bob","n":1e400}',
+        b'{"user_id" : "b\\u006fb","x":12345678901234567890123}',
+        b'{"user_id":"al","user_id":"bob"}',
+    ],
+)
+def test_no_way_of_writing_a_name_gets_past_the_edge(value):
+    """Escapes, repeated fields and numbers of any size change nothing: what leaves has the pseudonym only."""
+    edge = Edge(lambda user, session: (KEYS.pseudonym(user), session))
+    left = json.loads(edge.apply(Record("interaction", "i", b"k", value)).value)
+    assert left["user_id"] == KEYS.pseudonym("bob")
+    assert edge.apply(Record("interaction", "i", b"k", b'{"user_id":null}')).value == b'{"user_id":null}'
 
 
 def test_what_is_behind_the_fence_is_left_out():
@@ -94,7 +114,9 @@ def test_a_range_of_times_is_kept_to():
 
 def test_no_event_passes_for_a_control_and_no_control_for_an_event():
     """Fences and retractions come out as they went in, beside the events, and a broken one is a bad record."""
-    retraction = Retraction("b1", 7, 0, 0, "doc", ("click",), query="q")
+    retraction = Retraction(
+        "b1", 7, 0, 0, "doc", ("click",), joined=Joined(1 << 63, 0, 0, [0, "doc", 4], [], [1, 0, "", "q"])
+    )
     controls = [Fence("b1", (subject(),)), retraction]
     decoded = batch(event("a"), *map(msgspec.json.encode, controls), b'{"clickwell":"other.v9"}')
     assert [control for _, control in decoded.controls] == controls
@@ -143,6 +165,16 @@ def test_tampering_is_found(tmp_path, change):
         lines.insert(1, lines[1])
     receipts.path.write_text("\n".join(lines) + "\n")
     assert broken(receipts.read())
+
+
+def test_a_chain_that_was_cut_short_is_found(tmp_path):
+    """The log knows hashes of last lines; a file that lacks one of them has lost its end."""
+    receipts = receipts_of(tmp_path)
+    ends = [each["hash"] for each in receipts.read()][1:]
+    assert broken(receipts.read(), ends) == []
+    receipts.path.write_text("".join(receipts.path.read_text().splitlines(keepends=True)[:-1]))
+    assert broken(receipts.read()) == []
+    assert ["cut off" in problem for problem in broken(receipts.read(), ends)] == [True]
 
 
 def test_a_line_that_is_no_receipt_is_an_error(tmp_path):

@@ -23,6 +23,7 @@ from clickwell.cli import (
     read,
     run,
     send,
+    timers,
     train,
     windows,
 )
@@ -53,6 +54,7 @@ for _module in (
     keys,
     people,
     insights,
+    timers,
     learn,
     dead_letters,
     privacy,

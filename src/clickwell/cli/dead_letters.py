@@ -95,7 +95,6 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List dead letters, in the order in which their records came."""
-    from clickwell.kafka import KafkaLog
     from clickwell.serving.letters.book import STATES
     from clickwell.serving.letters.read import read_book
     from clickwell.serving.letters.view import view_of
@@ -103,7 +102,7 @@ def list_(
     if unknown := set(state or ()) - set(STATES):
         raise UsageError(f"{min(unknown)!r} is not a state", fix=f"name one of {', '.join(STATES)}")
     wanted = _filter(reason, topic, since, until, state)
-    found = list(read_book(KafkaLog(Settings.load(data).kafka)).select(wanted))
+    found = list(read_book(Settings.load(data)).select(wanted))
     shown = [view_of(one) for one in found[-limit:]]
     reasons = Counter(one.reason for one in found)
     if json:
@@ -134,8 +133,9 @@ def show(
 
     if raw and json:
         raise UsageError("--raw and --json exclude each other")
-    log = KafkaLog(Settings.load(data).kafka)
-    (one,) = Choice([letter]).of(read_book(log))
+    settings = Settings.load(data)
+    (one,) = Choice([letter]).of(read_book(settings))
+    log = KafkaLog(settings.kafka)
     if raw:
         sys.stdout.buffer.write(value_of(log, one) or b"")
         return
@@ -235,8 +235,7 @@ def _work(
     from clickwell.serving.letters.replay import Replayer
 
     if dry_run:
-        log = KafkaLog(settings.kafka)
-        good, done = check(log, choice.of(read_book(log)))
+        good, done = check(KafkaLog(settings.kafka), choice.of(read_book(settings)))
         done += [Done(letter.id, outcome) for letter, _ in good]
     else:
         doing = "putting back" if outcome == "replayed" else "mending"

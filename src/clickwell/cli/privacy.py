@@ -1,6 +1,5 @@
 """`clickwell erase`, `eraser` and `receipts ...`: forget a person, and prove it."""
 
-import logging
 import signal
 import threading
 import time
@@ -9,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from clickwell import logs
 from clickwell.cli import output
-from clickwell.cli.output import DataOption, JsonOption
+from clickwell.cli.output import DataOption, JsonOption, MetricsPortOption
 from clickwell.errors import DependencyError, UsageError
 from clickwell.settings import Settings
 
@@ -90,14 +90,15 @@ def erase(
         output.note(f"`clickwell receipts show {erasure.erasure_id}` shows the receipt when it is done")
 
 
-def eraser(*, data: DataOption = None) -> None:
+def eraser(*, metrics_port: MetricsPortOption = None, data: DataOption = None) -> None:
     """Run the eraser: it carries out what `erase` and the API ask for."""
     try:
-        from clickwell.analytics.eraser import Eraser
+        from clickwell.analytics.privacy.eraser import Eraser
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[analytics]'") from None
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings.load(data, **output.metrics_on(metrics_port))
+    logs.set_up(settings.log)
     stopping, told = threading.Event(), [0]
 
     def stop(number: int, _frame: object) -> None:
@@ -106,13 +107,13 @@ def eraser(*, data: DataOption = None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    Eraser(Settings.load(data), stopping).run()
+    Eraser(settings, stopping).run()
     raise typer.Exit(128 + told[0] if told[0] else 0)
 
 
 def list_receipts(*, data: DataOption = None, json: JsonOption = False) -> None:
     """List the receipts, oldest first."""
-    from clickwell.analytics.receipts import Receipts
+    from clickwell.analytics.privacy.receipts import Receipts
 
     found = [each for each in Receipts(Settings.load(data)).read() if each["event"] == "erased"]
     if json:
@@ -129,7 +130,7 @@ def list_receipts(*, data: DataOption = None, json: JsonOption = False) -> None:
 
 def show(erasure_id: str, *, data: DataOption = None, json: JsonOption = False) -> None:
     """Show one receipt; the beginning of its id is enough."""
-    from clickwell.analytics.receipts import Receipts
+    from clickwell.analytics.privacy.receipts import Receipts
 
     found = [each for each in Receipts(Settings.load(data)).read() if str(each["erasure_id"]).startswith(erasure_id)]
     if len({each["erasure_id"] for each in found}) != 1:
@@ -154,7 +155,7 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Prove that no receipt was changed and that what was erased is in no store."""
-    from clickwell.analytics.proof import prove
+    from clickwell.analytics.privacy.proof import prove
 
     proof = prove(Settings.load(data), erasure_id or ())
     if json:
@@ -172,7 +173,7 @@ def verify(
 
 
 def _await(settings: Settings, erasure_id: str, timeout: float) -> dict[str, Any]:
-    from clickwell.analytics.receipts import Receipts
+    from clickwell.analytics.privacy.receipts import Receipts
 
     deadline = time.monotonic() + timeout
     while True:

@@ -9,30 +9,39 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 import redis
 
-from clickwell.analytics.fences import FENCED, LogWriter, TakenOverError
-from clickwell.analytics.histories import forget
-from clickwell.analytics.receipts import Receipts
+from clickwell import exposition, metrics
+from clickwell.analytics.exports import Export, exports_of
+from clickwell.analytics.privacy import affected
+from clickwell.analytics.privacy.fences import LogWriter, TakenOverError
+from clickwell.analytics.privacy.hiding import Hider
+from clickwell.analytics.privacy.histories import forget, people_of
+from clickwell.analytics.privacy.receipts import Receipts
+from clickwell.analytics.privacy.retractions import entries, retractions
 from clickwell.clock import MS_PER_DAY
 from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
-from clickwell.errors import ClickwellError, DependencyError
+from clickwell.errors import DependencyError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
+from clickwell.metrics import Sample
 from clickwell.privacy import load_keys
 from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.controls import Subject
 from clickwell.schemas.erased import Subjects
 from clickwell.schemas.keys import BUILDING, SHARDS, ledger_field, ledger_key
-from clickwell.schemas.topics import INTERACTIONS
 from clickwell.schemas.wire import new_id
+from clickwell.sealing import store_of
 from clickwell.settings import Settings
 from clickwell.sinks import erase
 from clickwell.sinks.standing import exists, wait_written
-from clickwell.sinks.table import TABLES
+from clickwell.sinks.table import TABLES, Table
+from clickwell.stream_processors.history import retract
+from clickwell.stream_processors.ledger import library
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +75,16 @@ class Eraser:
         self._kafka = KafkaLog(settings.kafka)
         self._log = ErasureLog(settings, self._kafka)
         self._receipts = Receipts(settings)
+        self._vault = store_of(settings)
         self._failpoints = Failpoints(settings.privacy.failpoint)
         self._writer = LogWriter(settings, self._kafka, self._log, self._failpoints)
-        self._hidden: list[dict[str, Any]] | None = None
+        self._hider = Hider(settings, self._log, self._keys, stopping)
+        self._done = 0
 
     def run(self) -> None:
         """Work until told to stop, or until another eraser has taken over."""
-        hider = threading.Thread(target=self._hide_for_ever, name="hider", daemon=True)
-        hider.start()
+        self._hider.start()
+        exposition.serve(self._settings.metrics, "eraser", self.samples)
         while not self._stopping.is_set():
             try:
                 if not self.step():
@@ -86,7 +97,15 @@ class Eraser:
             except DependencyError as error:
                 log.warning("the eraser waits: %s%s", error.message, f": {error.why}" if error.why else "")
                 self._stopping.wait(RETRY_SECONDS)
-        hider.join(5)
+        self._hider.join(5)
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield what Prometheus is told."""
+        waiting = [request.received_ms for request in self._hider.before("done")]
+        yield metrics.ERASURES_OPEN(len(waiting))
+        yield metrics.ERASURE_AGE(time.time() - min(waiting) / 1000 if waiting else 0)
+        yield metrics.ERASURES_DONE(self._done)
+        yield metrics.ERASURES_INVALID(self._log.invalid)
 
     def step(self) -> bool:
         """Carry out one batch; False when there is nothing to do.
@@ -128,43 +147,66 @@ class Eraser:
         tables = [table for table in TABLES if exists(self._settings, table)]
         if not batch.past("retracted"):
             self._wait_for_sinks(batch)
-            found = (
-                rows
-                for table in tables[:1]
-                if table.topic == INTERACTIONS
-                for _, rows in erase.find(self._settings, table, subjects)
-            )
-            batch.retracted = self._writer.retract(batch, found)
-            self._writer.step(Step("retracted", batch.name, retracted=batch.retracted))
-        erased = {table.name: erase.rewrite(self._settings, table, subjects, self._failpoints) for table in tables}
+            batch.found = self._take_back(batch, tables, subjects)
+            self._writer.step(Step("retracted", batch.name, found=batch.found))
+        rewritten = {table.name: erase.rewrite(self._settings, table, subjects, self._failpoints) for table in tables}
         if not batch.past("rewritten"):
-            files = {name: each.files for name, each in erased.items()}
+            files = {name: each.files for name, each in rewritten.items()}
             self._writer.step(Step("rewritten", batch.name, files=files))
             batch.files = files
-        self._wait_for_workers(batch.retracted)
         with connect(self._settings) as client:
-            histories = forget(client, self._people(batch))
+            asked = [(self._log.requests.get(each.erasure_id), each) for each in batch.subjects]
+            people = people_of([(request, each) for request, each in asked if request], self._keys)
+            histories = forget(client, people) + self._hider.removed
+        destroyed = self._destroy_keys(batch)
         self._failpoints.visit("before_receipt")
-        last = self._receipts.add(self._receipt(batch, subject, erased, histories) for subject in batch.subjects)
+        last = self._receipts.add(self._receipt(batch, each, histories, destroyed) for each in batch.subjects)
         self._failpoints.visit("after_receipt")
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
         self._writer.step(Step("done", batch.name, place=batch.place, receipt=last, **everything))
+        self._done += len(batch.subjects)
         log.info("batch %s is done: %d erasures", batch.name, len(batch.subjects))
 
-    def _people(self, batch: Batch) -> dict[str, list[Subject]]:
-        """Return every name of the users of a batch, as far as the log still has the requests."""
-        people: dict[str, list[Subject]] = {}
-        for subject in batch.subjects:
+    def _take_back(self, batch: Batch, tables: Sequence[Table], subjects: Subjects) -> dict[str, dict[str, int]]:
+        """Reduce counters and histories by what erased events added; return what was found of each erasure.
+
+        The lake still has the events, so that whoever takes over finds the same.
+        """
+        found: dict[str, Counter[str]] = {}
+        self._wait_for_workers(batch.behind_fences)
+        whole = {each.erasure_id for each in batch.subjects if each.whole_user}
+        for events in affected.erased(self._settings, tables, subjects):
+            for event in events:
+                of = found.setdefault(event.erasure, Counter())
+                of[event.place.topic] += 1
+                of["first_ms"] = min(of["first_ms"] or event.time_ms, event.time_ms)
+                of["last_ms"] = max(of["last_ms"], event.time_ms)
+            places = {event.place for event in events}
+            more = affected.with_others(self._settings, tables, subjects, events, whole)
+            every = retractions(self._settings, batch, more)
+            self._wait_for_workers(self._writer.retract(batch, (each for each in every if each[0] in places)))
+            with connect(self._settings) as client, redis_errors():
+                client.function_load(library(), replace=True)
+                looked_at = entries(self._settings, more)
+                changes = retract(client, {entry: (at, left) for entry, (_, at, left) in looked_at.items()})
+                for (name, _, _), changed in zip(looked_at.values(), changes, strict=True):
+                    found.setdefault(name, Counter())["entries"] += changed
+        return {name: dict(of) for name, of in found.items()}
+
+    def _destroy_keys(self, batch: Batch) -> Counter[str]:
+        """Destroy the keys of users of whom all goes; return how many by erasure id."""
+        destroyed: Counter[str] = Counter()
+        for subject in batch.subjects if self._settings.privacy.shred else ():
             request = self._log.requests.get(subject.erasure_id)
-            if subject.kind == "user_id" and request:
-                for name in self._keys.names(request.erasure.subject[1]):
-                    people.setdefault(name, []).append(subject)
-        return people
+            if request and subject.whole_user:
+                destroyed[subject.erasure_id] = self._vault.destroy(self._keys.names(request.erasure.subject[1])[1:])
+        return destroyed
 
     def _receipt(
-        self, batch: Batch, subject: Subject, erased: dict[str, erase.Erased], histories: Counter[str]
+        self, batch: Batch, subject: Subject, histories: Counter[str], destroyed: Counter[str]
     ) -> dict[str, Any]:
         request = self._log.requests.get(subject.erasure_id)
+        found = Counter(batch.found.get(subject.erasure_id, {}))
         now_ms = time.time_ns() // 1_000_000
         days = self._settings.kafka.retention_days
         return {
@@ -179,25 +221,29 @@ class Eraser:
             "batch": batch.name,
             "stores": {
                 "lake": {
-                    name: {
-                        "rows_erased": each.rows[subject.erasure_id],
+                    table.name: {
+                        "rows_erased": found[table.topic.name],
                         "rows_left": 0,
-                        "old_files": len(each.files),
+                        "old_files": len(batch.files.get(table.name, ())),
                         "old_files_gone_by_ms": now_ms + int(self._settings.privacy.grace_seconds * 1000),
                     }
-                    for name, each in erased.items()
+                    for table in TABLES
                 },
-                "histories": {"entries_erased": histories[subject.erasure_id]},
-                "counters": "taken back by retractions in the slots of the events",
+                "histories": {"entries_erased": found["entries"] + histories[subject.erasure_id]},
+                "exports": [asdict(each) for each in self._exports(found)],
+                "counters": {"events_taken_back": sum(found[table.topic.name] for table in TABLES)},
+                "user_keys": {"destroyed": destroyed[subject.erasure_id]},
                 "kafka": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
                 "dead_letters": {"last_raw_copy_gone_by_ms": subject.requested_ms + (days + 1) * MS_PER_DAY},
             },
         }
 
+    def _exports(self, found: Counter[str]) -> Iterable[Export]:
+        return exports_of(self._settings, found["first_ms"], found["last_ms"]) if found["last_ms"] else ()
+
     def _wait_for_sinks(self, batch: Batch) -> None:
         """Wait until the lake holds all that lies before the fences."""
-        targets = {topic: {part: at + 1 for part, at in batch.fences[topic].items()} for topic in FENCED}
-        self._wait(lambda: bool(wait_written(self._settings, targets, PATIENCE_SECONDS) or True))
+        self._wait(lambda: bool(wait_written(self._settings, batch.behind_fences, PATIENCE_SECONDS) or True))
 
     def _wait_for_workers(self, reached: Offsets) -> None:
         """Wait until readers see counters that have passed every retraction."""
@@ -212,10 +258,13 @@ class Eraser:
                     # Nothing is counted yet, and whoever begins knows of this erasure.
                     return not building
                 fields = _fields(client, generation.name)
-        topic_id, _ = self._kafka.describe(INTERACTIONS.name)
         lanes = {field.split("/")[0] for field, _ in fields}
         wanted = {
-            ledger_field(lane, topic_id, part): at for lane in lanes for part, at in reached[INTERACTIONS.name].items()
+            ledger_field(lane, topic_id, part): at
+            for topic, parts in reached.items()
+            for topic_id, _ in [self._kafka.describe(topic)]
+            for lane in lanes
+            for part, at in parts.items()
         }
         return all(offset >= wanted.get(field, 0) for field, offset in fields)
 
@@ -238,49 +287,19 @@ class Eraser:
                 for table in TABLES:
                     if batch.files.get(table.name):
                         erase.remove(self._settings, table, batch.files[table.name])
-                self._receipts.add(
+                last = self._receipts.add(
                     {"event": "files_gone", "erasure_id": subject.erasure_id, "at_ms": now_ms, "batch": batch.name}
                     for subject in batch.subjects
                 )
                 batch.files = {}
-                self._write_again(batch)
+                self._write_again(batch, last)
             elif now_ms - batch.written_ms > self._settings.kafka.retention_days * MS_PER_DAY / 2:
                 self._write_again(batch)
 
-    def _write_again(self, batch: Batch) -> None:
+    def _write_again(self, batch: Batch, receipt: str = "") -> None:
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
-        self._writer.step(Step("done", batch.name, place=batch.place, **everything))
+        self._writer.step(Step("done", batch.name, place=batch.place, receipt=receipt, **everything))
         batch.written_ms = time.time_ns() // 1_000_000
-
-    def _hide_for_ever(self) -> None:
-        """Tell readers of the lake what to leave out until it is erased; beside the work, which may wait for long."""
-        while not self._stopping.is_set():
-            try:
-                self._log.catch_up()
-                self._hide()
-            except ClickwellError as error:
-                log.warning("erased events cannot be hidden: %s", error.message)
-            self._stopping.wait(self._settings.privacy.poll_seconds)
-
-    def _hide(self) -> None:
-        batches = self._log.batches.values()
-        done = {each.erasure_id for batch in batches if batch.past("rewritten") for each in batch.subjects}
-        pending = [request for name, request in list(self._log.requests.items()) if name not in done]
-        if pending:
-            receipts = {receipt["erasure_id"] for receipt in self._receipts.read()}
-            pending = [request for request in pending if request.erasure.erasure_id not in receipts]
-        wanted = [
-            {"kind": kind, "value": name, "since": request.erasure.since, "until": request.erasure.until}
-            for request in pending
-            for kind, value in [request.erasure.subject]
-            for name in (self._keys.names(value) if kind == "user_id" else [value])
-        ]
-        if wanted == self._hidden:
-            return
-        for table in TABLES:
-            if exists(self._settings, table):
-                erase.hide(self._settings, table, wanted)
-        self._hidden = wanted
 
 
 def _fields(client: redis.Redis, generation: str) -> list[tuple[str, int]]:

@@ -90,15 +90,23 @@ class Receipts:
             os.truncate(self.path, content.rfind(b"\n") + 1)
 
 
-def broken(receipts: Iterable[Receipt]) -> list[str]:
-    """Return a sentence for each line that does not continue the chain."""
-    problems, last = [], START
+def broken(receipts: Iterable[Receipt], ends: Iterable[str] = ()) -> list[str]:
+    """Return a sentence for each line that does not continue the chain, and if lines were cut off its end.
+
+    Args:
+        receipts: all lines.
+        ends: hashes that the erasures topic has: each was the last line's once.
+    """
+    problems, last, seen = [], START, set()
     for number, line in enumerate(receipts, 1):
         if line.get("number") != number or line.get("previous") != last:
             problems.append(f"line {number} does not follow the line before: a line was removed, added or moved")
         if line.get("hash") != digest(line):
             problems.append(f"line {number} was changed: its content does not have its hash")
         last = line.get("hash", "")
+        seen.add(last)
+    if missing := [end for end in ends if end not in seen]:
+        problems.append(f"the log knows of {len(missing)} ends of the chain that are not in it: lines were cut off")
     return problems
 
 

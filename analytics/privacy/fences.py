@@ -9,14 +9,13 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import msgspec
-import pyarrow as pa
-import pyarrow.compute as pc
 from confluent_kafka import KafkaError as KafkaCode
 from confluent_kafka import KafkaException, Message, Producer
 
-from clickwell.clock import MS_PER_HOUR
+from clickwell.analytics.privacy.retractions import Place
 from clickwell.erasures import STEPS_PARTITION, Batch, ErasureLog, Offsets, Step
 from clickwell.errors import KafkaError
 from clickwell.failpoints import Failpoints
@@ -102,47 +101,41 @@ class LogWriter:
         self._failpoints.visit("after_fences")
         return fences
 
-    def retract(self, batch: Batch, tables: Iterable[pa.Table]) -> Offsets:
+    def retract(self, batch: Batch, retractions: Iterable[tuple[Place, Retraction]]) -> Offsets:
         """Take back what was counted before the fences and is not taken back yet; return the offsets after the last.
 
         Args:
             batch: fenced.
-            tables: rows of the lake's interactions that belong to the batch, each once.
+            retractions: of events that belong to the batch, with where these lie; each once.
         """
-        topic = INTERACTIONS.name
-        fences = batch.fences[topic]
-        ends = self._kafka.latest(topic, fences)
-        done: set[tuple[int, int]] = set()
-        reached = {partition: fence + 1 for partition, fence in fences.items()}
-        for partition, fence in fences.items():
-            for offset, control in self._log.controls(topic, partition, fence, ends[partition]):
-                if isinstance(control, Retraction) and control.batch == batch.name:
-                    done.add((partition, control.offset))
-                    reached[partition] = offset + 1
-        waiting: list[tuple[int, Retraction]] = []
-        for table in tables:
-            rows = table.filter(pc.equal(table["kafka_topic_id"], batch.topic_ids[topic]))
-            for row in rows.to_pylist():
-                place = row["kafka_partition"], row["kafka_offset"]
-                if place not in done and place[1] < fences.get(place[0], 0):
-                    waiting.append((place[0], _retraction(batch, row)))
-            while len(waiting) >= MOST_AT_ONCE:
-                self._send(waiting[:MOST_AT_ONCE], reached)
-                del waiting[:MOST_AT_ONCE]
-        self._send(waiting, reached)
+        done: set[Place] = set()
+        reached: Offsets = {}
+        for topic, fences in batch.fences.items():
+            ends = self._kafka.latest(topic, fences)
+            reached[topic] = {partition: fence + 1 for partition, fence in fences.items()}
+            for partition, fence in fences.items():
+                for offset, control in self._log.controls(topic, partition, fence, ends[partition]):
+                    if isinstance(control, Retraction) and control.batch == batch.name:
+                        done.add(Place(topic, partition, control.offset))
+                        reached[topic][partition] = offset + 1
+        waiting = (
+            (place, retraction)
+            for place, retraction in retractions
+            if place not in done and place.offset < batch.fences[place.topic].get(place.partition, 0)
+        )
+        while some := list(islice(waiting, MOST_AT_ONCE)):
+            self._send(some, reached)
         self._failpoints.visit("after_retractions")
-        return {topic: reached}
+        return reached
 
-    def _send(self, retractions: list[tuple[int, Retraction]], reached: dict[int, int]) -> None:
-        if not retractions:
-            return
+    def _send(self, retractions: Iterable[tuple[Place, Retraction]], reached: Offsets) -> None:
         with self._transaction() as delivered:
-            for partition, retraction in retractions:
-                self._produce(INTERACTIONS.name, partition, retraction, retraction.feature_id.encode())
+            for place, retraction in retractions:
+                self._produce(place.topic, place.partition, retraction, retraction.feature_id.encode())
             self._producer.flush(1.0)
             self._failpoints.visit("between_retractions")
-        for _, partition, offset in delivered:
-            reached[partition] = max(offset + 1, reached[partition])
+        for topic, partition, offset in delivered:
+            reached[topic][partition] = max(offset + 1, reached[topic][partition])
 
     def _produce(self, topic: str, partition: int, content: msgspec.Struct, key: bytes | None = None) -> None:
         def delivered(error: KafkaCode | None, message: Message) -> None:
@@ -160,21 +153,6 @@ class LogWriter:
             self._producer.begin_transaction()
             yield self._delivered
             self._producer.commit_transaction(SECONDS)
-
-
-def _retraction(batch: Batch, row: dict[str, object]) -> Retraction:
-    def hour(name: str) -> int:
-        return int(row[name].timestamp()) * 1000 // MS_PER_HOUR * MS_PER_HOUR  # type: ignore[attr-defined]
-
-    same = ("feature_id", "duration_ms", "position", "query", "retriever_id", "execution_id")
-    return Retraction(
-        batch=batch.name,
-        offset=row["kafka_offset"],  # type: ignore[arg-type]
-        received_ms=hour("received_at"),
-        timestamp=hour("timestamp"),
-        interaction_type=tuple(row["interaction_type"]),  # type: ignore[arg-type]
-        **{name: row[name] for name in same},  # type: ignore[arg-type]
-    )
 
 
 @contextmanager

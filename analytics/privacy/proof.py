@@ -3,7 +3,6 @@
 No name is needed: what the stores hold is marked with the keys and compared with the marks of the receipts.
 """
 
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,25 +11,24 @@ from typing import Any
 
 from deltalake.exceptions import DeltaError
 
-from clickwell.analytics.histories import HISTORY_KEYS, history_until, history_user
-from clickwell.analytics.receipts import Receipts, broken
+from clickwell.analytics.privacy.histories import HISTORY_KEYS, history_until, history_user
+from clickwell.analytics.privacy.receipts import Receipts, broken
+from clickwell.erasures import ErasureLog
 from clickwell.errors import UsageError
 from clickwell.kafka import KafkaLog
 from clickwell.privacy import load_keys, missing_key
 from clickwell.redis_client import connect, redis_errors
 from clickwell.schemas.controls import Subject
-from clickwell.schemas.erased import Subjects
-from clickwell.schemas.erasure import SUBJECTS
+from clickwell.schemas.erased import Subjects, names_in
 from clickwell.schemas.marks import UnknownKeyError
 from clickwell.schemas.topics import DEAD_LETTERS
+from clickwell.sealing import made_ms, store_of
 from clickwell.settings import Settings
 from clickwell.sinks.compact import live_files
 from clickwell.sinks.erase import traces
 from clickwell.sinks.standing import exists
 from clickwell.sinks.table import TABLES, away, open_table
 
-# Records that are no valid JSON are searched, too.
-_FIELDS = re.compile(rb'"(' + "|".join(SUBJECTS).encode() + rb')"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _SCAN_COUNT = 1000
 
 
@@ -72,7 +70,9 @@ def prove(settings: Settings, erasure_ids: Iterable[str] = ()) -> Proof:
     if unknown := wanted - {each["erasure_id"] for each in erased}:
         raise UsageError(f"there is no receipt for {', '.join(sorted(unknown))}", fix="`clickwell receipts list`")
     chosen = [each for each in erased if not wanted or each["erasure_id"] in wanted]
-    proof = Proof(len(chosen), chain=broken(receipts))
+    log = ErasureLog(settings, KafkaLog(settings.kafka))
+    log.catch_up()
+    proof = Proof(len(chosen), chain=broken(receipts, log.receipts))
     if not chosen:
         return proof
     keys = load_keys(settings)
@@ -81,6 +81,7 @@ def prove(settings: Settings, erasure_ids: Iterable[str] = ()) -> Proof:
     try:
         _search_lake(settings, subjects, {each["erasure_id"]: each for each in chosen}, proof)
         _search_redis(settings, subjects, proof)
+        _search_keys(settings, subjects, proof)
         _search_dead_letters(settings, subjects, proof)
         _search_spool(settings, subjects, proof)
     except UnknownKeyError as error:
@@ -90,12 +91,11 @@ def prove(settings: Settings, erasure_ids: Iterable[str] = ()) -> Proof:
 
 def named_in(value: bytes, subjects: Subjects) -> set[str]:
     """Return the erasures whose subject the bytes of an event name, valid or not; times are not looked at."""
-    found = set()
-    for kind, raw in _FIELDS.findall(value):
-        name, text = kind.decode(), raw.decode(errors="replace")
-        for subject, _ in subjects.among(name, [text]).get(text, ()):
-            found.add(subject.erasure_id)
-    return found
+    return {
+        subject.erasure_id
+        for kind, name in names_in(value)
+        for subject, _ in subjects.among(kind, [name]).get(name, ())
+    }
 
 
 def _subject(receipt: dict[str, Any]) -> Subject:
@@ -149,6 +149,19 @@ def _search_redis(settings: Settings, subjects: Subjects, proof: Proof) -> None:
                 if client.zcount(key, since, f"({history_until(subject)}"):
                     proof.found.append(f"redis: the history of the user of erasure {subject.erasure_id} has entries")
     proof.searched["histories in Redis"] = keys
+
+
+def _search_keys(settings: Settings, subjects: Subjects, proof: Proof) -> None:
+    """Look for keys with which a subject's name in the log could still be read; one who came back has a new key."""
+    if not settings.privacy.shred:
+        return
+    keys = 0
+    for name, secret in store_of(settings).every():
+        keys += 1
+        for subject, _ in subjects.among("user_id", [name]).get(name, ()):
+            if subject.whole_user and made_ms(secret) < subject.requested_ms:
+                proof.found.append(f"keys: the key of the user of erasure {subject.erasure_id} is still there")
+    proof.searched["keys of users"] = keys
 
 
 def _search_dead_letters(settings: Settings, subjects: Subjects, proof: Proof) -> None:

@@ -1,0 +1,1 @@
+"""Forgetting people: the eraser, what it writes, its receipts and their proof."""
