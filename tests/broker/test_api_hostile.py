@@ -4,22 +4,20 @@ import gzip
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from .api_server import INTERACTIONS_URL, READ_SECONDS, Server, click, wait_for
+from .api_server import INTERACTIONS_URL, READ_SECONDS, Server, click
 
 pytestmark = pytest.mark.broker
-
-CONNECTIONS = 110
 
 
 @pytest.fixture(scope="module")
 def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An API without any key."""
-    started = Server(kafka, tmp_path_factory.mktemp("api"), CLICKWELL_API__CONNECTIONS=str(CONNECTIONS))
+    started = Server(kafka, tmp_path_factory.mktemp("api"))
     yield started
     started.stop()
 
@@ -116,24 +114,6 @@ def test_senders_of_single_bytes_are_cut_off(server):
                 with suppress(TimeoutError):
                     answer = slow.recv(200)
             assert b" 408 " in answer
-
-
-def test_senders_that_read_no_answer_are_cut_off(server):
-    """They hold every connection there is; in three times the time of a request all are free again."""
-    asked = b"GET /dashboard/static/uplot.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8  # 50 KB each
-    with ExitStack() as connections:
-        for _ in range(CONNECTIONS):
-            deaf = connections.enter_context(socket.socket())
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.connect(("127.0.0.1", server.api.port))
-            deaf.sendall(asked)
-        assert not served(server)
-        wait_for(lambda: served(server), 60)
-
-
-def served(server: Server) -> bool:
-    """Tell whether somebody who comes now gets an answer."""
-    return server.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 def resident_mb(pid: int) -> float:
