@@ -231,13 +231,11 @@ def test_one_trace_leads_from_the_request_to_redis_and_the_lake(stack, spans):
     def linked(service, name, request):
         return [s for s in all_of(service, name) if request.span_id in {link.span_id for link in s.links}]
 
-    request = wait_for(
-        lambda: [
-            span
-            for span in all_of("api", "POST /v1/retrievers/interactions")
-            if span.trace_id.hex() == TRACE and span.parent_span_id.hex() == "b7ad6b7169203331"
-        ]
-    )[0]
+    [request] = wait_for(
+        lambda: [span for part, span in found if part == "clickwell-api" and span.trace_id.hex() == TRACE]
+    )
+    assert request.name == "POST /v1/retrievers/interactions"
+    assert request.parent_span_id.hex() == "b7ad6b7169203331"
     chunks = wait_for(lambda: linked("worker", "apply interactions.v1", request))
     commits = wait_for(lambda: linked("sink", "write interactions", request))
     assert {link.trace_id.hex() for span in (*chunks, *commits) for link in span.links} == {TRACE}
