@@ -17,6 +17,7 @@ from deltalake.exceptions import DeltaError
 from clickwell.analytics import lake
 from clickwell.errors import LakeError, NoTableError, UsageError
 from clickwell.settings import Settings
+from clickwell.sinks.standing import written_ms
 from clickwell.sinks.table import INTERACTION_TABLE, away, open_table
 
 MAX_PAGE = 1000
@@ -141,7 +142,7 @@ def interactions(
         f"order by {', '.join(f'{each} desc' for each in _ORDER)} limit ? offset ?"
     )
     try:
-        written = delta.history(1)[0]["timestamp"]
+        at_ms = written_ms(settings, delta)
         with lake.connect(settings, tables={INTERACTION_TABLE.name: delta}, **days) as connection:
             found = connection.execute(text, [*values, size + 1, skip])
             names = [column[0] for column in found.description or ()]
@@ -157,7 +158,7 @@ def interactions(
         rows=[_row(row) for row in shown],
         cursor=Place(asked, *last).cursor() if more else None,
         version=delta.version(),
-        written=_moment(written * 1000),
+        written=_moment(at_ms * 1000),
     )
 
 

@@ -33,13 +33,17 @@ def settings_of(source: Settings | str | None) -> Settings:
 class Client:
     """Asks Redis. Nothing is retried; an answer is waited for as long as `settings.boosts.timeout`.
 
+    Args:
+        settings: where Redis is.
+        options: of the client library; the address may override them.
+
     Raises:
         SettingsError: the address is malformed. Nothing is connected yet.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         self.seconds = READ_SECONDS.histogram()
-        options = client_options(settings.boosts.timeout)
+        options = client_options(settings.boosts.timeout) | options
         self._redis = client_of(settings.redis, retry=Retry(NoBackoff(), 0), **options)
 
     def run(self, steps: Steps[T]) -> T:
@@ -71,9 +75,9 @@ class Client:
 class AsyncClient:
     """The same for asyncio; it belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         self.seconds = READ_SECONDS.histogram()
-        options = client_options(settings.boosts.timeout)
+        options = client_options(settings.boosts.timeout) | options
         self._redis = async_client_of(settings.redis, retry=AsyncRetry(NoBackoff(), 0), **options)
 
     async def run(self, steps: Steps[T]) -> T:

@@ -25,6 +25,7 @@ class Standing:
     Attributes:
         files, rows, size: of this version; size in bytes.
         days: how many dates have rows; `first` and `last` of them.
+        written_ms: when it was last written, epoch ms.
         lag: records between what is written and the log's end; None when Kafka does not answer.
     """
 
@@ -36,6 +37,7 @@ class Standing:
     days: int
     first: date | None
     last: date | None
+    written_ms: int
     lag: int | None
 
 
@@ -69,8 +71,21 @@ def look(settings: Settings, table: Table) -> Standing:
         days=len(days),
         first=days[0] if days else None,
         last=days[-1] if days else None,
+        written_ms=written_ms(settings, delta),
         lag=_lag(settings, table, delta),
     )
+
+
+def written_ms(settings: Settings, delta: DeltaTable) -> int:
+    """Return when the version that is open was written, epoch ms.
+
+    Raises:
+        LakeError: its storage does not answer.
+    """
+    try:
+        return int(delta.history(1)[0]["timestamp"])
+    except (DeltaError, OSError) as error:
+        raise away(settings, error) from None
 
 
 def _lag(settings: Settings, table: Table, delta: DeltaTable) -> int | None:

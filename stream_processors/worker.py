@@ -132,6 +132,7 @@ class Worker:
     def _attach(self) -> None:
         self.app.assign = self._assign
         self.app.applied_offset = self._applied_offset
+        self.app.on_partitions_revoked.connect(self._give_up)
         for name in self._topics:
             self.app.agent(self.app.topic(name, schema=PassThrough()), name=name)(self._take_all)
 
@@ -150,6 +151,11 @@ class Worker:
     async def _assign(self, tps: Any) -> dict[tuple[str, int], int]:
         self._dead_letters.forget()
         return await self.engine.assign(tps)
+
+    async def _give_up(self, _app: Any, _tps: Any, **_: Any) -> None:
+        """Take no more of any partition; the next owner gets them when no letter of ours is under way any more."""
+        await self.engine.assign(())
+        await self._dead_letters.settle()
 
     def _applied_offset(self, tp: tuple[str, int]) -> int | None:
         part = self.engine.parts.get(tp)

@@ -23,6 +23,7 @@ from clickwell.serving.api import (
     insights,
     letters,
     listing,
+    live,
     people,
 )
 from clickwell.serving.api.access import Cors
@@ -54,6 +55,7 @@ def build_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan, telemetry=_NO_TELEMETRY)
     app.state.services = services
     app.state.readying = health.Readying(services)
+    app.state.lake_watch = live.LakeWatch()
     app.state.requested = erasing.Requested()
     # Routes are tried in order, and these are asked for most.
     app.router.routes[:0] = [*ingest.routes(), *dialects.routes()]
@@ -67,6 +69,7 @@ def build_app(settings: Settings) -> FastAPI:
         beacon.router,
         dashboard.pages,
         dashboard.data,
+        live.router,
         health.router,
     ):
         app.include_router(router)

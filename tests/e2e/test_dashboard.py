@@ -2,50 +2,67 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import threading
 import time
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2
 import pytest
-from playwright.sync_api import sync_playwright
 
-from clickwell import Emitter
+from clickwell import BoostReader, Emitter
 from clickwell.settings import Settings
 
-AXE = Path(__file__).with_name("vendor") / "axe.min.js"
-TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 MOST_BYTES = 200_000
+# Seconds. A build server has other work at the same time.
+FIRST_VIEW = 1.0 if os.environ.get("CI") != "true" else 5.0
 HOSTILE = "<img src=x onerror=document.title='pwned'> \u202e\u0645\u0631\u062d\u0628\u0627 " + "wide " * 150
 
 pytestmark = pytest.mark.broker
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium: the machine's own, else installed by its package manager, else Playwright's."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "--yes", "--quiet", "chromium"]):
-            subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=280)
-        found = shutil.which("chromium")
-    if found is None:
-        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True, timeout=280)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
+class Page(BaseHTTPRequestHandler):
+    """A page of somebody else's site with the API's script and a marked result."""
+
+    api = ""
+
+    def do_GET(self):
+        """Answer with the page."""
+        body = f"""<!doctype html><title>shop</title>
+<script src="{self.api}/v1/beacon.js" data-retriever="shop"></script>
+<a id="hit" href="/next" data-cw-feature="from-a-page" data-cw-position="1">Trail pro</a>
+<script>clickwell.search({{execution_id: "b1", query: "shoes", results: ["x", "from-a-page"]}})</script>"""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def site():
+    """Another site on this machine, of another origin than the API."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, site):
     """A stack with a week of traffic in the lake: its settings and the API's address."""
     folder = tmp_path_factory.mktemp("dashboard")
     env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")}
     # Rows are wanted soon, and there are few.
     env["CLICKWELL_SINK__FLUSH_SECONDS"] = "1"
+    env["CLICKWELL_API__ORIGINS"] = json.dumps([site])
 
     def run(*arguments):
         command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(folder)]
@@ -70,6 +87,7 @@ def stack(tmp_path_factory):
         (folder / "hostile.jsonl").write_text("".join(json.dumps(one) + "\n" for one in hostile))
         run("simulate", "--days", "8", "--searches", "4000")
         run("publish", str(folder / "hostile.jsonl"), "--wait")
+        Page.api = address
         yield Settings.load(folder), address
     finally:
         run("down")
@@ -101,19 +119,6 @@ def open_page(browser, stack):
     assert complaints == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("path", ["", "/zero", "/pipeline"])
-def test_everybody_can_use_it(open_page, path, theme, width):
-    """The checker of accessibility finds nothing in either theme and width, and nothing is cut off sideways."""
-    page = open_page(path, theme=theme, width=width)
-    page.wait_for_selector("h1")
-    page.evaluate(AXE.read_text())  # the page's policy lets no further script in by a tag
-    found = page.evaluate("tags => axe.run({runOnly: tags})", TAGS)
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
 def test_a_click_shows_up_without_a_reload(open_page, stack):
     """Clicks on a new document bring it to the top of what is popular while the page stays open."""
     page = open_page()
@@ -123,6 +128,68 @@ def test_a_click_shows_up_without_a_reload(open_page, stack):
         emitter.flush(30)
     page.wait_for_selector("#popular a:has-text('brand-new')", timeout=60_000)
     assert page.evaluate("window.same")
+
+
+def test_a_page_of_another_origin_sends_its_clicks(browser, stack, site):
+    """The script sends a search and a click by `navigator.sendBeacon`, also when the click leaves the page."""
+    page = browser.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(site)
+    with page.expect_navigation():
+        page.locator("#hit").click()
+    page.close()
+    deadline = time.monotonic() + 60
+    found = []
+    while not found:
+        assert time.monotonic() < deadline
+        asked = {"feature_id": "from-a-page"}
+        found = httpx2.get(f"{stack[1]}/v1/retrievers/interactions", params=asked, timeout=30).json()["interactions"]
+    assert (found[0]["execution_id"], found[0]["position"], found[0]["retriever_id"]) == ("b1", 1, "shop")
+    with BoostReader(stack[0]) as reader:
+        assert reader.counts(["from-a-page"], ["click"]).by_signal.tolist() == [[1]]
+    assert complaints == []
+
+
+def test_the_keyboard_goes_everywhere(open_page):
+    """Keys lead to the lists and through the days; none acts while somebody types, or once they are switched off."""
+    page = open_page("?days=7")
+    page.keyboard.type("gz")
+    page.wait_for_selector("#zero")
+    assert page.evaluate("location.pathname") == "/dashboard/zero"
+    page.keyboard.press("/")
+    page.keyboard.type("gowide")
+    assert page.evaluate("location.pathname") == "/dashboard/zero"
+    assert "f=gowide" in page.evaluate("location.search")
+    assert page.locator("#filter").evaluate("e => e === document.activeElement")
+    page.keyboard.press("Tab")
+    page.keyboard.press("[")
+    page.wait_for_function("location.search.includes('until=')")
+    page.keyboard.press("c")
+    assert not page.locator("#compare").is_checked()
+    page.keyboard.press(".")
+    page.wait_for_selector("#fresh:has-text('paused')")
+    page.keyboard.press("?")
+    page.get_by_label("single-key shortcuts").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.type("go")
+    assert page.evaluate("location.pathname") == "/dashboard/zero"
+
+
+def test_a_poll_changes_nothing_that_somebody_uses(open_page):
+    """Focus, an open table and the elements themselves outlast the requests of the next seconds."""
+    page = open_page()
+    page.locator("#positions summary").click()
+    page.evaluate("window.before = document.querySelector('#trend')")
+    row = page.locator("#popular a").first
+    row.focus()
+    with page.expect_response("**/v1/dashboard/live"), page.expect_response("**/v1/dashboard/live"):
+        pass
+    with page.expect_response("**/v1/dashboard/trend?*"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    assert row.evaluate("e => e === document.activeElement")
+    assert page.evaluate("window.before === document.querySelector('#trend')")
+    assert page.locator("#positions details").evaluate("e => e.open")
 
 
 def test_queries_are_only_ever_text(open_page):
@@ -152,11 +219,11 @@ def test_the_charts_numbers_are_the_tables(open_page, stack):
     page = open_page()
     page.locator("#positions summary").click()
     rows = page.locator("#positions tbody tr")
-    asked = page.evaluate(
-        "fetch('/v1/dashboard/period?' + new URLSearchParams({since: state().since, until: state().until}))"
-        ".then(answer => answer.json())"
+    today = datetime.now(UTC).date()
+    asked = httpx2.get(
+        f"{stack[1]}/v1/dashboard/signals", params={"since": today - timedelta(days=6), "until": today}, timeout=30
     )
-    first = asked["signals"]["ctr_by_position"][0]["ctr"]
+    first = asked.json()["signals"]["ctr_by_position"][0]["ctr"]
     cells = rows.first.locator("td").all_inner_texts()
     assert cells[0] == "1"
     assert cells[1].startswith(f"{100 * first['value']:.1f}%"[:3])
@@ -180,14 +247,19 @@ def test_the_page_is_small(browser, stack):
     page.close()
 
 
-def test_an_api_that_is_gone_is_said(open_page):
-    """When requests fail, the page says so, offers to try again, and keeps its numbers."""
-    page = open_page()
-    page.route("**/v1/**", lambda route: route.abort())
-    page.wait_for_selector("#fresh:has-text('reconnecting')", timeout=60_000)
-    assert page.locator("#now").count() == 1
-    assert {complaint.split(" (")[0] for complaint in page.complaints} <= {"Failed to load resource: net::ERR_FAILED"}
-    page.complaints.clear()
+def test_the_first_view_is_there_within_a_second(open_page, stack, browser):
+    """From the request to all numbers and charts, as a browser that has never been here sees it; the best of three."""
+    open_page()  # the days are counted once
+    took = []
+    for _ in range(3):
+        page = browser.new_page()
+        began = time.perf_counter()
+        page.goto(f"{stack[1]}/dashboard")
+        page.wait_for_selector("main[data-state=ready] #trend canvas")
+        took.append(time.perf_counter() - began)
+        page.close()
+    print(f"\nfirst view: {min(took):.2f} s", end="")
+    assert min(took) < FIRST_VIEW
 
 
 def test_a_key_can_be_typed(browser, stack):
