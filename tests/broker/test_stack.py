@@ -160,6 +160,7 @@ def test_servers_of_the_users_own_are_used_and_left_alone(supervisor, fresh_redi
         "address": fresh_redis.url,
         "pid": None,
         "version": "",
+        "metrics": "",
     }
     process.terminate()
     process.communicate(timeout=20)
