@@ -24,7 +24,7 @@ function from(part, id, title, make, more = "") {
     const failed = h("p", { class: "note" }, h("span", { class: "bad" }, "▲ Not read: "), part.error + " ", retry);
     const heading = h("h2", { id: id + "-title" }, title);
     const inside = part.error ? failed : h("div", { class: "bar" });
-    return h("section", { "aria-labelledby": id + "-title" }, heading, inside);
+    return h("section", { class: "unread", "aria-labelledby": id + "-title" }, heading, inside);
   });
 }
 
