@@ -10,15 +10,19 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from clickwell import metrics
 from clickwell.analytics.alerts import RULES, WEEKS, WINDOWS, Finding, check
 from clickwell.analytics.hourly import hours
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
 from clickwell.errors import InputError
+from clickwell.exposition import page
+from clickwell.metrics import Sample
 from clickwell.settings import Settings
 
 FILE = "alerts.json"
@@ -141,7 +145,7 @@ def run(settings: Settings, now_ms: int) -> Book:
     book = told(settings, book.after(found, at_ms, len(counted)))
     book.write(settings)
     if settings.alerts.prometheus:
-        replace_file(settings.alerts.prometheus, prometheus(book))
+        replace_file(settings.alerts.prometheus, page(lambda: samples(book)))
     return book
 
 
@@ -165,25 +169,22 @@ def message(alert: Alert) -> dict[str, Any]:
     return {"state": alert.state, "text": text, **fields}
 
 
-def prometheus(book: Book) -> str:
-    """Return the gauges in Prometheus' text format, for a textfile collector or a page of metrics."""
-    lines = [
-        "# HELP clickwell_alert_open Whether an alert is open (1); alerts that closed lately are 0.",
-        "# TYPE clickwell_alert_open gauge",
-    ]
+def samples(book: Book) -> Iterator[Sample]:
+    """Yield the gauges of a book: whether each alert is open, and when they were checked."""
     states: dict[tuple[str, str], int] = {}
     for alert in book.alerts:
         key = (alert.rule, alert.retriever_id)
         states[key] = max(states.get(key, 0), int(alert.until_ms is None))
-    for (rule, retriever), value in sorted(states.items()):
-        name = retriever.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-        lines.append(f'clickwell_alert_open{{rule="{rule}",retriever_id="{name}"}} {value}')
-    lines += [
-        "# HELP clickwell_alerts_checked_timestamp_seconds Full hour up to which alerts were last checked.",
-        "# TYPE clickwell_alerts_checked_timestamp_seconds gauge",
-        f"clickwell_alerts_checked_timestamp_seconds {(book.checked_ms or 0) / 1000:g}",
-    ]
-    return "\n".join(lines) + "\n"
+    for labels, value in sorted(states.items()):
+        yield metrics.ALERT_OPEN(value, *labels)
+    if book.checked_ms is not None:
+        yield metrics.ALERTS_CHECKED(book.checked_ms / 1000)
+
+
+def open_now(settings: Settings) -> Iterator[Sample]:
+    """Yield the gauges of the book of the data folder; none while it cannot be read."""
+    with suppress(InputError):
+        yield from samples(Book.read(settings))
 
 
 def replace_file(path: Path, text: str) -> None:

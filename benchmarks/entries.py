@@ -1,7 +1,6 @@
 """The contestants: how each is started, how far it is, and what it has counted."""
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import redis
+from environments import install, python_of
 
 from clickwell.devstack.process import Child
 from clickwell.producers.topics import end_offsets
@@ -25,8 +25,6 @@ Cells = Counter[tuple[str, str, int]]
 """(feature_id, signal, start of the slot in epoch ms) -> count."""
 
 QUIX_VERSION = "3.28.1"
-# Quix Streams pins an older confluent-kafka than clickwell uses, so it has an environment of its own.
-QUIX = HERE.parent / ".venv-quix"
 
 # Records that the slowest lane has applied. Of each partition the furthest shard counts: a shard that the last records
 # did not touch is only moved along two seconds later. A third of the shards shows it; the step is odd because the
@@ -153,21 +151,14 @@ ENTRIES: tuple[Entry, ...] = (
     Peer("limit", "limit: fetch, decode, group", "limit.py"),
     POPULARITY,
     Worker("windows", "clickwell, and windows", ("popularity", "engagement")),
-    Peer("quix", f"Quix Streams {QUIX_VERSION}", "quix.py", QUIX / "bin" / "python"),
+    Peer("quix", f"Quix Streams {QUIX_VERSION}", "quix.py", python_of("quix")),
     Peer("faust", "stock Faust", "stock_faust.py"),
 )
 
 
 def install_quix() -> None:
-    """Make the environment of Quix Streams, unless it is there already."""
-    done = QUIX / f".installed-{QUIX_VERSION}"
-    if done.exists():
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", QUIX], check=True)
-    wanted = [f"quixstreams=={QUIX_VERSION}", "redis[hiredis]>=8.1,<9"]
-    pip = [QUIX / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *wanted], check=True)
-    done.touch()
+    """Make the environment of Quix Streams, which pins an older confluent-kafka than clickwell uses."""
+    install("quix", f"quixstreams=={QUIX_VERSION}", "redis[hiredis]>=8.1,<9")
 
 
 def write_addresses(folder: Path, kafka: str, redis_url: str) -> Settings:

@@ -72,7 +72,7 @@ def race(
         applied = progress()
         now = time.monotonic()
         if applied and first is None:
-            first = _look(applied, pids)
+            first = look(applied, pids)
         # A process may end right after its last event.
         if applied < events and contestant.exit_code is not None:
             sys.exit(f"error: {contestant.name} ended: {contestant.last_words()}")
@@ -80,7 +80,7 @@ def race(
             sys.exit(f"error: {contestant.name} applied nothing: {contestant.last_words()}")
         if now - begun > seconds:
             sys.exit(f"error: {contestant.name} applied {applied:,} of {events:,} events in {seconds:.0f} s")
-    last = _look(applied, pids)
+    last = look(applied, pids)
     if first is None or last.applied == first.applied:
         sys.exit(f"error: {contestant.name} applied all {events:,} events between two looks; take more --events")
     millions = (last.applied - first.applied) / 1e6
@@ -92,16 +92,17 @@ def race(
         starting_seconds=first.at - begun,
         cpu_process=cpu[pid] / millions,
         cpu_redis=cpu[redis_pid] / millions,
-        peak_rss_mb=_peak_rss_mb(pid),
+        peak_rss_mb=peak_rss_mb(pid),
         others=max(0.0, (last.busy - first.busy - sum(cpu.values())) / took),
     )
 
 
-def _look(applied: int, pids: list[int]) -> Look:
-    return Look(time.monotonic(), applied, {pid: _cpu(pid) for pid in pids}, _busy())
+def look(applied: int, pids: list[int]) -> Look:
+    """Return this moment."""
+    return Look(time.monotonic(), applied, {pid: cpu_seconds(pid) for pid in pids}, busy_seconds())
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process and all its threads; 0 when it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -110,12 +111,13 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
-def _busy() -> float:
+def busy_seconds() -> float:
     """Return the CPU seconds that the whole machine has spent working."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
     return (user + nice + system + irq + softirq + steal) / _TICK
 
 
-def _peak_rss_mb(pid: int) -> float:
+def peak_rss_mb(pid: int) -> float:
+    """Return the largest resident size that a process ever had."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -3,7 +3,9 @@
 import base64
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from clickwell.devstack.jars import kafka_jars
 from clickwell.devstack.process import HOST, Server, free_port, listens
@@ -58,10 +60,20 @@ class KafkaServer(Server):
     Args:
         data: folder of the stack; created when absent.
         port: where clients connect; a free one when None.
+        cluster: id of the cluster that it is a part of; one of its own when None.
+        properties: of the broker, beside or in place of those that one broker alone has.
     """
 
-    def __init__(self, data: Path, port: int | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        port: int | None = None,
+        *,
+        cluster: str | None = None,
+        properties: Mapping[str, str | int] = MappingProxyType({}),
+    ) -> None:
         super().__init__("kafka", data, port)
+        self._cluster, self._own = cluster or new_cluster(), properties
         self._folder = (data / "kafka").absolute()
         self._properties = self._folder / "server.properties"
 
@@ -74,13 +86,12 @@ class KafkaServer(Server):
         log = self._folder / "log"
         log.mkdir(parents=True, exist_ok=True)
         text = _PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port(), folder=log)
-        self._properties.write_text(text)
+        # Of two lines for one name the later one counts.
+        self._properties.write_text(text + "".join(f"{name}={value}\n" for name, value in self._own.items()))
         # The tool writes this file last, so that a format which was cut short is simply done again.
         if (log / "meta.properties").exists():
             return
-        # Kafka's ids are random too, but never begin with a dash, which its tool would take for an option.
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
-        tool = _java("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c")
+        tool = _java("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", self._cluster, "-c")
         run = subprocess.run([*tool, str(self._properties)], capture_output=True, text=True, check=False)  # noqa: S603
         if run.returncode:
             raise StackError(
@@ -103,6 +114,12 @@ class KafkaServer(Server):
             return False
         cluster = f"cluster.id={metadata.cluster_id}\n"
         return bool(metadata.brokers) and cluster in (self._folder / "log" / "meta.properties").read_text()
+
+
+def new_cluster() -> str:
+    """Return a new cluster's id."""
+    # Kafka's ids are random too, but never begin with a dash, which its tool would take for an option.
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
 
 def _java(*arguments: str) -> list[str]:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def kafka_jars(say: Callable[[str], None] = lambda _: None) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.is_dir():
                 say(f"Fetching Kafka {KAFKA_VERSION} from Maven Central into {folder} (44 MB, once)")
-                _fetch(folder)
+                fetch(folder, _COORDINATES)
     except ImportError as error:
         raise StackError(f"{error.name} is not installed", fix="pip install 'clickwell[devstack]'") from None
     except (OSError, RuntimeError, ValueError) as error:
@@ -53,16 +53,26 @@ def kafka_jars(say: Callable[[str], None] = lambda _: None) -> Path:
     return folder
 
 
-def _fetch(folder: Path) -> None:
+def fetch(folder: Path, coordinates: Sequence[str], beginning: tuple[str, ...] = ("",)) -> None:
+    """Fetch jars and what they depend on from Maven Central into a new folder.
+
+    Args:
+        folder: is there only when all jars are in it.
+        coordinates: `group:artifact:version` of each.
+        beginning: only files whose names begin so, when something else brings the others.
+
+    Raises:
+        OSError, RuntimeError, ValueError: they cannot be fetched.
+    """
     from jgo.maven import MavenContext  # noqa: PLC0415  # slow to import, needed once a machine
     from jgo.parse import Coordinate  # noqa: PLC0415
 
     staging = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     context = MavenContext(repo_cache=staging / "maven", timeout=60)
-    wanted = [context.create_dependency(Coordinate.parse(coordinate)) for coordinate in _COORDINATES]
+    wanted = [context.create_dependency(Coordinate.parse(coordinate)) for coordinate in coordinates]
     given, transitive = context.resolver.resolve(wanted)
-    artifacts = [dependency.artifact for dependency in (*given, *transitive)]
+    artifacts = [each.artifact for each in (*given, *transitive) if each.artifact.filename.startswith(beginning)]
     (staging / "jars").mkdir(parents=True)
     with ThreadPoolExecutor(8) as pool:
         for jar in pool.map(lambda artifact: artifact.resolve(), artifacts):

@@ -46,11 +46,13 @@ class Worker(Child):
     Args:
         data: folder of the stack.
         number: 1, 2, ...
+        metrics_port: where it serves its metrics.
     """
 
-    def __init__(self, data: Path, number: int) -> None:
+    def __init__(self, data: Path, number: int, metrics_port: int) -> None:
         super().__init__(f"worker-{number}", data / "log" / f"worker-{number}.log")
         self._data = data
+        self.metrics_port = metrics_port
         # The same after a restart, so that the group takes the worker back without moving partitions about; different
         # for each folder, as two stacks may share one broker.
         folder = zlib.crc32(str(data.absolute()).encode())
@@ -59,6 +61,7 @@ class Worker(Child):
     def command(self) -> list[str]:
         """Return the command line of the worker."""
         options = ["--data", str(self._data), "--instance-id", self.instance_id]
+        options += ["--metrics-port", str(self.metrics_port)]
         return [sys.executable, "-m", "clickwell", "worker", *options]
 
 
@@ -68,15 +71,18 @@ class Keeper(Child):
     Args:
         name: `sink`, `eraser` or `insights`; its command, too.
         data: folder of the stack.
+        metrics_port: where it serves its metrics.
     """
 
-    def __init__(self, name: str, data: Path) -> None:
+    def __init__(self, name: str, data: Path, metrics_port: int) -> None:
         super().__init__(name, data / "log" / f"{name}.log")
         self._data = data
+        self.metrics_port = metrics_port
 
     def command(self) -> list[str]:
         """Return its command line."""
-        return [sys.executable, "-m", "clickwell", self.name, "--data", str(self._data)]
+        options = ["--data", str(self._data), "--metrics-port", str(self.metrics_port)]
+        return [sys.executable, "-m", "clickwell", self.name, *options]
 
 
 class Api(Child):
@@ -267,11 +273,11 @@ class Stack:
         self._done(_phase("topics", f"{len(outcome)}, {created} new", began))
 
     def _spawn_workers(self) -> list[Worker]:
-        workers = [Worker(self.data, number + 1) for number in range(self._workers)]
+        workers = [Worker(self.data, number + 1, free_port()) for number in range(self._workers)]
         for worker in workers:
             worker.spawn()
             self._wards.append(_Ward(worker))
-            self._components.append(Component(name=worker.name))
+            self._components.append(Component(name=worker.name, metrics=_metrics(worker.metrics_port)))
         self._write()
         return workers
 
@@ -293,11 +299,11 @@ class Stack:
         if find_spec(needs) is None:
             self._warn(f"{without}, or leave out `{name}`")
             return
-        keeper = Keeper(name, self.data)
+        keeper = Keeper(name, self.data, free_port())
         keeper.spawn()
         self._wards.append(_Ward(keeper))
         lake = self.settings.lake_uri
-        self._components.append(Component(name=name, address=lake))
+        self._components.append(Component(name=name, address=lake, metrics=_metrics(keeper.metrics_port)))
         self._write()
         self._done(f"{name:<13}  {lake}")
 
@@ -310,7 +316,7 @@ class Stack:
         api = Api(self.data, self._port("api", self.settings.api.port))
         api.spawn()
         self._wards.append(_Ward(api))
-        self._components.append(Component(name=api.name, address=api.address))
+        self._components.append(Component(name=api.name, address=api.address, metrics=_metrics(api.port)))
         self._write()
         return api
 
@@ -406,6 +412,10 @@ def _check(workers: list[Worker], deadline: float) -> None:
             why=workers[0].last_words(),
             fix=f"read {workers[0].log}",
         )
+
+
+def _metrics(port: int) -> str:
+    return f"http://{HOST}:{port}/metrics"
 
 
 def _phase(what: str, where: str, began: float) -> str:

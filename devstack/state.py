@@ -25,6 +25,7 @@ class Component(BaseModel):
         address: host:port or URL without a password; the lake's for the sink; empty for workers.
         pid: its process, None for `yours` and while it does not run.
         version: the server's own, empty if unknown.
+        metrics: where Prometheus reads its metrics; empty for servers.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Component(BaseModel):
     address: str = ""
     pid: int | None = None
     version: str = ""
+    metrics: str = ""
 
 
 class StackState(BaseModel):

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the fields of `clickwell.settings`: `python docs/generate.py`."""  # a script
+"""Writes docs/settings.md and docs/metrics.md from what the code declares: `python docs/generate.py`."""  # a script
 
 import json
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from clickwell.metrics import METRICS, Metric
 from clickwell.settings import Settings
 
-PAGE = Path(__file__).with_name("settings.md")
 HEAD = """\
 # Settings
 
@@ -21,7 +21,53 @@ that `clickwell up` wrote to `DIR/stack.json`, the default. Lists and mappings a
 """
 
 
-def page() -> str:
+METRICS_HEAD = """\
+# Metrics
+
+<!-- Written by docs/generate.py from src/clickwell/metrics.py; `make docs` writes it anew. -->
+
+In Prometheus' text format at `/metrics`: of the API beside everything else, of the other processes on
+`CLICKWELL_METRICS__PORT` (off by default; `clickwell up` gives each a port, which `stack.json` names). Each process
+counts since its start. Besides these, each has the process metrics of Prometheus' client:
+`process_resident_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds`. What to do when one looks wrong:
+[runbook.md](runbook.md).
+
+No label holds a person's id, a query or a document; `retriever_id` is the only one that senders choose.
+"""
+PARTS = {
+    None: "Every process",
+    "api": "API",
+    "worker": "Workers",
+    "sink": "Sinks",
+    "eraser": "Eraser",
+    "insights": "Insights",
+}
+
+
+def pages() -> dict[str, str]:
+    """Return the generated pages: name -> text."""
+    return {"settings.md": settings_page(), "metrics.md": metrics_page()}
+
+
+def metrics_page() -> str:
+    """Return the text of docs/metrics.md."""
+    return "\n".join([METRICS_HEAD, *(line for part in PARTS for line in _part(part))])
+
+
+def _part(part: str | None) -> Iterator[str]:
+    yield f"## {PARTS[part]}\n"
+    yield "| metric | type | unit | labels | meaning |"
+    yield "|---|---|---|---|---|"
+    yield from (_metric(metric) for metric in METRICS if metric.part == part)
+    yield ""
+
+
+def _metric(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels or 'none'} | {metric.help} |"
+
+
+def settings_page() -> str:
     """Return the text of docs/settings.md."""
     return "\n".join([HEAD, *_section("Root", Settings, "CLICKWELL_"), *_groups()])
 
@@ -71,4 +117,5 @@ def _allowed(schema: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, text in pages().items():
+        Path(__file__).with_name(name).write_text(text, encoding="utf-8")

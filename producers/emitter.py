@@ -33,6 +33,7 @@ from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
 from clickwell.schemas.wire import MAX_EVENT_BYTES, headers
 from clickwell.settings import Settings
+from clickwell.tracing import tracing_of
 
 if TYPE_CHECKING:
     from clickwell.producers.edge import Edge
@@ -106,6 +107,7 @@ class Emitter:
         # Replaces names before they leave the process; None leaves them.
         self.edge = _edge(self._settings)
         self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
+        self._tracing = tracing_of(self._settings)
         buffers = self._settings.emitter
         self._spool = Spool.claim(buffers.spool, max_bytes=buffers.spool_bytes) if buffers.spool else None
         self._spooling = bool(self._spool)  # new events go behind those on disk
@@ -297,6 +299,8 @@ class Emitter:
     def _produce(self, record: Record, report: Callable[[Report | None, Message], None]) -> Report | None:
         """Hand a record to the client; return why it does not take it, None if it does."""
         version, _, *rest = self._headers[record.kind]
+        if self._tracing is not None:
+            rest += self._tracing.headers()
         try:
             self._producer.produce(
                 TOPIC_OF[record.kind],

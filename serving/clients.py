@@ -4,6 +4,7 @@ What a reader asks and makes of the answers is a generator that yields commands 
 it never sees a socket. Both clients run the same generators, so that there is one logic and no exception out of Redis.
 """
 
+import time
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,6 +13,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from clickwell.metrics import READ_SECONDS, Histogram
 from clickwell.redis_client import async_client_of, client_of, client_options
 from clickwell.settings import Settings
 
@@ -31,21 +33,28 @@ def settings_of(source: Settings | str | None) -> Settings:
 class Client:
     """Asks Redis. Nothing is retried; an answer is waited for as long as `settings.boosts.timeout`.
 
+    Args:
+        settings: where Redis is.
+        options: of the client library; the address may override them.
+
     Raises:
         SettingsError: the address is malformed. Nothing is connected yet.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        options = client_options(settings.boosts.timeout)
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.seconds = READ_SECONDS.histogram()
+        options = client_options(settings.boosts.timeout) | options
         self._redis = client_of(settings.redis, retry=Retry(NoBackoff(), 0), **options)
 
     def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
+        began = time.perf_counter()
         try:
             commands = next(steps)
             while True:
                 commands = steps.send(self._ask(commands))
         except StopIteration as end:
+            self.seconds.observe(time.perf_counter() - began)
             result: T = end.value
             return result
 
@@ -66,17 +75,20 @@ class Client:
 class AsyncClient:
     """The same for asyncio; it belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        options = client_options(settings.boosts.timeout)
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.seconds = READ_SECONDS.histogram()
+        options = client_options(settings.boosts.timeout) | options
         self._redis = async_client_of(settings.redis, retry=AsyncRetry(NoBackoff(), 0), **options)
 
     async def run(self, steps: Steps[T]) -> T:
         """Run a reader's steps to their end and return what they return."""
+        began = time.perf_counter()
         try:
             commands = next(steps)
             while True:
                 commands = steps.send(await self._ask(commands))
         except StopIteration as end:
+            self.seconds.observe(time.perf_counter() - began)
             result: T = end.value
             return result
 
@@ -99,6 +111,11 @@ class Closing:
 
     _client: Client
 
+    @property
+    def seconds(self) -> Histogram:
+        """Time of each answer, by size."""
+        return self._client.seconds
+
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._client.close()
@@ -116,6 +133,11 @@ class AsyncClosing:
     """The same for asyncio."""
 
     _client: AsyncClient
+
+    @property
+    def seconds(self) -> Histogram:
+        """Time of each answer, by size."""
+        return self._client.seconds
 
     async def aclose(self) -> None:
         """Close the connections; a later call opens new ones."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from clickwell.serving.snapshot import Reason
@@ -23,7 +24,9 @@ class Consumption(Sequence[Consumed]):
 
     Attributes:
         user_id: whose.
-        items: the entries.
+        documents: the document of each entry.
+        signals: what was done with it.
+        times: when last, epoch ms.
         since_ms: what was done before is left out, epoch ms.
         fresh_ms: every event up to this time is in, in epoch ms; None when that is unknown.
         reason: why it may lack something; None when it does not. Unless it is `STALE`, there are no entries then.
@@ -31,7 +34,9 @@ class Consumption(Sequence[Consumed]):
     """
 
     user_id: str
-    items: tuple[Consumed, ...]
+    documents: Sequence[str]
+    signals: Sequence[str]
+    times: Sequence[float]
     since_ms: int
     fresh_ms: int | None = None
     reason: Reason | None = None
@@ -39,7 +44,7 @@ class Consumption(Sequence[Consumed]):
 
     def __len__(self) -> int:
         """Return how many entries there are."""
-        return len(self.items)
+        return len(self.documents)
 
     def __getitem__(self, index: Any) -> Any:
         """Return the entry at a place."""
@@ -49,10 +54,15 @@ class Consumption(Sequence[Consumed]):
         """Go through the entries, newest first."""
         return iter(self.items)
 
+    @cached_property
+    def items(self) -> tuple[Consumed, ...]:
+        """The entries; made when they are asked for: most who leave out what was consumed want its documents only."""
+        return tuple(map(Consumed, self.documents, self.signals, map(int, self.times)))
+
     @property
     def document_ids(self) -> list[str]:
         """The documents, each once, the one used last first."""
-        return list(dict.fromkeys([item[0] for item in self.items]))
+        return list(dict.fromkeys(self.documents))
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,11 @@ class TableWriter:
                 check_topic(self._delta, table, topic_id)
             self._refresh()
 
+    @property
+    def live_files(self) -> int:
+        """How many Parquet files the version of the table has that was read last."""
+        return len(self._files)
+
     def stored(self, partitions: Sequence[int]) -> dict[int, int | None]:
         """Read the table again and return the next offset of each partition, None where it has none."""
         with self._storage():

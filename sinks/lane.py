@@ -3,8 +3,10 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,8 @@ from clickwell.dead_letters import DeadLetters, Source
 from clickwell.erasures import ErasureLog
 from clickwell.errors import ClickwellError, DecodeError, DependencyError, KafkaError, TopicRecreatedError
 from clickwell.failpoints import Failpoints
-from clickwell.kafka import KafkaLog, librdkafka_config
+from clickwell.kafka import END_REACHED, KafkaLog, librdkafka_config
+from clickwell.metrics import SINK_FRESHNESS, SINK_WRITE_SECONDS, Histogram
 from clickwell.privacy import missing_key
 from clickwell.schemas.controls import Fence
 from clickwell.schemas.decode import Batch, Record
@@ -28,6 +31,7 @@ from clickwell.sinks.columns import COLUMNS, LogRecord, records_of
 from clickwell.sinks.commit import MovedError, Pending, TableWriter
 from clickwell.sinks.recent import Ids
 from clickwell.sinks.table import Table, recreated
+from clickwell.tracing import MOST_LINKS, requests_of, tracing_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,12 @@ LAST_FLUSH_SECONDS = 12.0
 
 @dataclass
 class Stats:
-    """Counters since the start."""
+    """What a lane has done since the start.
+
+    Attributes:
+        rejected: bad records by reason.
+        write_seconds, freshness: of each commit, as the metrics of these names say.
+    """
 
     rows: int = 0
     repeats: int = 0
@@ -57,6 +66,9 @@ class Stats:
     conflicts: int = 0
     rewinds: int = 0
     lost: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    write_seconds: Histogram = field(default_factory=SINK_WRITE_SECONDS.histogram)
+    freshness: Histogram = field(default_factory=SINK_FRESHNESS.histogram)
 
 
 @dataclass
@@ -72,6 +84,8 @@ class Buffer:
     size: int = 0
     urgent: bool = False
     since: float | None = None
+    oldest_ms: int = 1 << 62
+    requests: dict[bytes, None] = field(default_factory=dict)
 
 
 class Lane(threading.Thread):
@@ -111,6 +125,11 @@ class Lane(threading.Thread):
         # Partitions given to this lane that must be looked up in the table before they are read.
         self._unplaced: list[int] | None = None
         self._next: dict[int, int] = {}
+        self._written: dict[int, int] = {}
+        # The log's ends, and those of them up to which the client has read.
+        self._ends: dict[int, int] = {}
+        self._reached: dict[int, int] = {}
+        self._tracing = tracing_of(settings)
         self._checked_at = time.monotonic()
 
     def run(self) -> None:
@@ -132,6 +151,26 @@ class Lane(threading.Thread):
             self._stopping.set()
             self._worker.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def table(self) -> str:
+        """Name of the table."""
+        return self._table.name
+
+    @property
+    def live_files(self) -> int:
+        """How many files the table has, as far as this lane knows."""
+        return self._writer.live_files if self._writer else 0
+
+    def lag(self) -> dict[int, int]:
+        """Return how many records of each assigned partition are not in the table, as far as the consumer knows."""
+        found = {}
+        for partition, end in self._ends.items():
+            written, taken = self._written.get(partition, end), self._next.get(partition, end)
+            # Between the last record and the end there may be markers of transactions, which nobody writes.
+            at = written if written < taken else max(taken, self._reached.get(partition, 0))
+            found[partition] = max(0, end - at)
+        return found
+
     def _consumer(self) -> Consumer:
         sink, kafka = self._settings.sink, self._settings.kafka
         consumer = Consumer(
@@ -140,6 +179,7 @@ class Lane(threading.Thread):
                 "group.id": f"{kafka.group}-sink-{self._table.name}",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
                 # An offset that the log does not hold is dealt with here, never skipped over.
                 "auto.offset.reset": "error",
                 # As the workers read it, so that both see the same events.
@@ -183,6 +223,10 @@ class Lane(threading.Thread):
             self._checked_at = time.monotonic()
             self._flight = self._worker.submit(self._look_for_topic)
         self._take(consumer, consumer.consume(CHUNK, POLL_SECONDS))
+        # Here, as the client answers no other thread while it consumes.
+        topic = self._table.topic.name
+        ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), cached=True) for p in self._next}
+        self._ends = {partition: end for partition, (_, end) in ends.items()}
 
     def _place(self, consumer: Consumer, partitions: list[int]) -> None:
         """Look up where the partitions stand and begin to read there."""
@@ -192,7 +236,7 @@ class Lane(threading.Thread):
             return
         placed, self._erased = found
         self._unplaced = None
-        self._next = dict(placed)
+        self._next, self._written, self._reached = dict(placed), dict(placed), {}
         self._buffer = Buffer(expected=dict(placed), next=dict(placed))
         topic = self._table.topic.name
         consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in placed.items()])
@@ -251,6 +295,9 @@ class Lane(threading.Thread):
             # Somebody waits until all before a fence is in the table.
             buffer.urgent |= any(isinstance(control, Fence) for _, control in batch.controls)
         buffer.count += len(records)
+        buffer.oldest_ms = min(buffer.oldest_ms, records[0].timestamp)
+        if self._tracing is not None and len(buffer.requests) < MOST_LINKS:
+            buffer.requests |= requests_of(message.headers() for message in messages)  # type: ignore[misc]  # its stubs
         buffer.size += sum([len(record.value) for record in records if record.value is not None])
         last = {record.partition: record.offset for record in records}
         buffer.next |= {partition: offset + 1 for partition, offset in last.items()}
@@ -286,6 +333,9 @@ class Lane(threading.Thread):
         for message in failed:
             error = message.error()
             assert error is not None
+            if error.code() == END_REACHED:
+                self._reached[message.partition()] = message.offset()  # type: ignore[index,assignment]  # it has both
+                continue
             log.warning("%s: %s", self.name, error.str())
             if error.code() in {KafkaCode._AUTO_OFFSET_RESET, KafkaCode.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001  # its name
                 self._rewind(consumer)
@@ -327,7 +377,9 @@ class Lane(threading.Thread):
                 self._send_dead_letters(buffer)
                 moved = {p: offset for p, offset in buffer.next.items() if offset != buffer.expected[p]}
                 expected = {partition: buffer.expected[partition] for partition in moved}
-                written = self._writer.write(Pending(buffer.rows, buffer.ids, expected, moved))
+                began = time.monotonic()
+                with self._traced(buffer):
+                    written = self._writer.write(Pending(buffer.rows, buffer.ids, expected, moved))
             except TopicRecreatedError:
                 raise
             except DependencyError as error:
@@ -344,10 +396,19 @@ class Lane(threading.Thread):
         stats.conflicts += written.conflicts
         stats.commits += 1
         stats.bad += len(buffer.bad)
+        stats.rejected.update(error.reason for _, error in buffer.bad)
+        stats.write_seconds.observe(time.monotonic() - began)
+        stats.freshness.observe(max(0.0, time.time() - buffer.oldest_ms / 1000))
+        self._written.update(moved)
         log.info(
             "%s wrote %d rows into %d files, left out %d repeats, %d bad; %d others were first",
             *(self.name, written.rows, written.files, written.repeats, len(buffer.bad), written.conflicts),
         )
+
+    def _traced(self, buffer: Buffer) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        return self._tracing.batch(f"write {self._table.name}", buffer.requests, records=buffer.count)
 
     def _check_topic(self) -> None:
         topic_id, _ = self._kafka.describe(self._table.topic.name)
@@ -423,7 +484,7 @@ class Lane(threading.Thread):
             if not paused and (paused := consumer.assignment()):
                 consumer.pause(paused)
             message = consumer.poll(POLL_SECONDS)
-            if message is not None and message.error() is None:
+            if message is not None and (message.error() is None or message.error().code() == END_REACHED):  # type: ignore[union-attr]
                 self._take(consumer, [message])
         if paused and (still := consumer.assignment()) and not self._stopping.is_set():
             consumer.resume(still)

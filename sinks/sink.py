@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 
+from clickwell import exposition
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.settings import Settings
 from clickwell.sinks.lane import Lane
+from clickwell.sinks.measures import samples
 from clickwell.sinks.table import TABLES, adopt_topic, create_table
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ def run_sink(settings: Settings) -> int:
         signal.signal(number, stop)
     failpoints = Failpoints(settings.sink.failpoint)
     lanes = [Lane(settings, table, failpoints, stopping) for table in TABLES]
+    exposition.serve(settings.metrics, "sink", lambda: samples(lanes))
     for lane in lanes:
         lane.start()
     _maintain_until(stopping, settings)

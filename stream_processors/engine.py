@@ -11,12 +11,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
 from clickwell.dead_letters import DeadLetters, Source
 from clickwell.errors import ClickwellError, DecodeError, LayoutError, SettingsError, TopicRecreatedError
+from clickwell.metrics import WORKER_APPLY_SECONDS, WORKER_FRESHNESS
 from clickwell.privacy import missing_key
 from clickwell.schemas.decode import Batch, Decoder, EventDecoder, Record
 from clickwell.schemas.decode_searches import SearchDecoder
@@ -26,6 +28,7 @@ from clickwell.schemas.marks import Keys, UnknownKeyError
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.stream_processors.lane import Lane, Work
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
+from clickwell.tracing import Tracing, requests_of
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +51,16 @@ class Stats:
     """What a worker has done since it started.
 
     Attributes:
+        records: records taken from the log; after a rewind some are taken again.
+        rejected: of them, those that are no events, by reason.
         applied: events that all lanes have applied.
         counted, late, duplicates: of them, by lane, see `Work`.
         suppressed: events of erased subjects that were left out.
         retracted: events that were taken back.
     """
 
+    records: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
     applied: int = 0
     counted: Counter[str] = field(default_factory=Counter)
     late: Counter[str] = field(default_factory=Counter)
@@ -78,7 +85,7 @@ class Part:
         applying: the one call in flight.
         all_at: when all shards were last moved, also those that the records did not touch.
         gap: the last (position, first offset) that did not fit; seen again after a seek, the log may have a hole.
-        received_ms: broker's time of the last applied record.
+        oldest_ms, received_ms: broker's times of the first and the last record of the last chunk.
         erased: whose events are left out here.
     """
 
@@ -94,6 +101,7 @@ class Part:
     all_at: float = 0.0
     gap: tuple[int, int] | None = None
     progress_at: float = field(default_factory=time.monotonic)
+    oldest_ms: int = 0
     received_ms: int = 0
     erased: Erased = field(default_factory=lambda: Erased(lambda: Keys({})))
 
@@ -110,6 +118,11 @@ class Part:
     def field_of(self, lane: str) -> str:
         """Return the partition's field in a lane's ledgers."""
         return ledger_field(lane, self.topic_id, self.partition)
+
+    @staticmethod
+    def lag(done: Sequence[int], end: int) -> int:
+        """Return how many records a lane with these next offsets is behind the log's end."""
+        return max(0, end - min(done))
 
     @property
     def idle(self) -> bool:
@@ -142,6 +155,7 @@ class Engine:
         dead_letter_topics: whose bad records are dead-lettered here; others leave that to somebody else.
         seek: moves the consumer; called with {(topic, partition): offset}.
         fatal: told of an error that no retry can mend; must end the process.
+        tracing: makes a span of each chunk that holds records of traced requests.
     """
 
     def __init__(
@@ -157,9 +171,11 @@ class Engine:
         idle_seconds: float,
         open_rows: Callable[[Sequence[Any]], None] | None = None,
         dead_letter_topics: Collection[str] = (INTERACTIONS.name,),
+        tracing: Tracing | None = None,
     ) -> None:
         self.parts: dict[TP, Part] = {}
         self.stats = Stats()
+        self.apply_seconds, self.freshness = WORKER_APPLY_SECONDS.histogram(), WORKER_FRESHNESS.histogram()
         self.redis_answered_at = time.monotonic()
         topics = {topic for lane in lanes for topic in lane.topics}
         self._lanes = {topic: [lane for lane in lanes if topic in lane.topics] for topic in topics}
@@ -175,6 +191,7 @@ class Engine:
         for decoder in self._decoders.values():
             decoder.open_rows = open_rows
         self._rewinds: set[asyncio.Task[None]] = set()
+        self._tracing = tracing
 
     async def assign(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Take over exactly these partitions and return the positions that are known by now.
@@ -202,9 +219,10 @@ class Engine:
         part.seeking_since, part.gap = 0.0, None
         epoch = part.epoch
         try:
-            for bucket, run in self._runs(records):
-                if not await self._feed_run(part, epoch, bucket, run):
-                    return
+            with self._traced(part, records):
+                for bucket, run in self._runs(records):
+                    if not await self._feed_run(part, epoch, bucket, run):
+                        return
         except UnknownKeyError as error:
             self._fatal(missing_key(str(error)))
         except SettingsError as error:
@@ -249,6 +267,12 @@ class Engine:
         running = [part.applying for part in self.parts.values() if part.applying]
         if running:
             await asyncio.wait(running)
+
+    def _traced(self, part: Part, records: Sequence[Record]) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        requests = requests_of(getattr(record, "headers", None) for record in records)
+        return self._tracing.batch(f"apply {part.topic}", requests, partition=part.partition, records=len(records))
 
     def _bucket(self, received_ms: int) -> int:
         return received_ms // self._dedup_ms
@@ -298,7 +322,9 @@ class Engine:
         if part.epoch != epoch or self.parts.get(part.tp) is not part:
             return False
         part.position = records[-1].offset + 1
-        part.received_ms = records[-1].timestamp
+        part.oldest_ms, part.received_ms = records[0].timestamp, records[-1].timestamp
+        self.stats.records += len(records)
+        self.stats.rejected.update(error.reason for _, error in bad)
         part.applying = asyncio.create_task(self._apply(part, epoch, part.position, bucket, works, rows))
         # Let the call reach the socket, so that Redis works while the next chunk is decoded.
         await asyncio.sleep(0)
@@ -319,8 +345,11 @@ class Engine:
             ]
             while todo:
                 calls = [self._call(part, lane, shard, next_offset, bucket, works) for lane, shard in todo]
-                replies = await self._ledger.apply(part.generation, calls)
+                began = time.monotonic()
+                with nullcontext() if self._tracing is None else self._tracing.step("redis", calls=len(calls)):
+                    replies = await self._ledger.apply(part.generation, calls)
                 self.redis_answered_at = time.monotonic()
+                self.apply_seconds.observe(self.redis_answered_at - began)
                 if part.epoch != epoch:
                     return
                 if any(reply.outcome is Outcome.REWIND for reply in replies):
@@ -355,6 +384,7 @@ class Engine:
 
     def _count(self, part: Part, works: Mapping[str, Work], rows: int) -> None:
         part.progress_at = time.monotonic()
+        self.freshness.observe(max(0.0, time.time_ns() / 1e9 - part.oldest_ms / 1000))
         self.stats.applied += rows
         for name, work in works.items():
             self.stats.counted[name] += work.counted

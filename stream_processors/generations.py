@@ -63,6 +63,9 @@ class Generations:
         settings: what a new generation is shaped by.
         lanes: those of this process.
         failpoints: for fault tests.
+
+    Attributes:
+        finished: generations that this process has shown to readers.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Generations:
         self._settings = settings
         self._shapes = {lane.name: dict(lane.shape) for lane in lanes}
         self._failpoints = failpoints
+        self.finished = 0
 
     async def target(self) -> tuple[Generation | None, bool]:
         """Return the generation that workers write, and whether it is still being built.
@@ -124,6 +128,7 @@ class Generations:
             "clickwell1_flip", 3, BUILDING, ACTIVE, DISCARD, generation.name, complete.model_dump_json()
         )
         if won:
+            self.finished += 1
             log.warning("generation %s is complete; readers see it now", generation.name)
         return bool(won)
 

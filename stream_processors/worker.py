@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError as RedisClientError
 
+from clickwell import exposition
 from clickwell.clock import MS_PER_DAY
 from clickwell.dead_letters import DeadLetters
 from clickwell.erasures import ErasureLog
@@ -34,8 +35,10 @@ from clickwell.stream_processors.folding import fold
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.lanes import lanes_of
 from clickwell.stream_processors.ledger import Ledger
+from clickwell.stream_processors.measures import Measures
 from clickwell.stream_processors.resume import Resume
 from clickwell.stream_processors.watchdog import Pulse, Watchdog, exit_after
+from clickwell.tracing import tracing_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class Worker:
             open_rows=opener_of(settings),
             # A letter has one writer: what the sink dead-letters is left to it.
             dead_letter_topics={*self._topics} - {*settings.sink.dead_letter_topics},
+            tracing=tracing_of(settings),
         )
         self._failpoints = failpoints
         # The agent never raises; what Faust calls its crash, with a traceback, is the cancellation of every rebalance.
@@ -104,6 +108,8 @@ class Worker:
             loop.add_signal_handler(number, self._on_signal, number)
         watchdog = Watchdog(self._pulse, self.settings.worker.stall_seconds)
         watchdog.start()
+        measures = Measures(self.engine, self.generations, self.resume, self.app.end_of, settings=self.settings)
+        exposition.serve(self.settings.metrics, "worker", measures.samples)
         self.app.finalize()
         # Chunks die young and hold no cycles: looking through all that was imported, chunk after chunk, finds nothing.
         gc.freeze()
@@ -126,6 +132,7 @@ class Worker:
     def _attach(self) -> None:
         self.app.assign = self._assign
         self.app.applied_offset = self._applied_offset
+        self.app.on_partitions_revoked.connect(self._give_up)
         for name in self._topics:
             self.app.agent(self.app.topic(name, schema=PassThrough()), name=name)(self._take_all)
 
@@ -144,6 +151,11 @@ class Worker:
     async def _assign(self, tps: Any) -> dict[tuple[str, int], int]:
         self._dead_letters.forget()
         return await self.engine.assign(tps)
+
+    async def _give_up(self, _app: Any, _tps: Any, **_: Any) -> None:
+        """Take no more of any partition; the next owner gets them when no letter of ours is under way any more."""
+        await self.engine.assign(())
+        await self._dead_letters.settle()
 
     def _applied_offset(self, tp: tuple[str, int]) -> int | None:
         part = self.engine.parts.get(tp)
@@ -226,7 +238,7 @@ class Worker:
         await pipe.execute()
 
     def _lag(self, part: Part, done: list[int]) -> int:
-        return max(0, self.app.end_of(part.tp) - min(done))
+        return part.lag(done, self.app.end_of(part.tp))
 
     def _pulse(self) -> Pulse:
         parts = list(self.engine.parts.values())

@@ -9,12 +9,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
 import redis
 
+from clickwell import exposition, metrics
 from clickwell.analytics.exports import Export, exports_of
 from clickwell.analytics.privacy import affected
 from clickwell.analytics.privacy.fences import LogWriter, TakenOverError
@@ -27,6 +28,7 @@ from clickwell.erasures import Batch, ErasureLog, Offsets, Request, Step, mark
 from clickwell.errors import DependencyError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
+from clickwell.metrics import Sample
 from clickwell.privacy import load_keys
 from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.controls import Subject
@@ -77,10 +79,12 @@ class Eraser:
         self._failpoints = Failpoints(settings.privacy.failpoint)
         self._writer = LogWriter(settings, self._kafka, self._log, self._failpoints)
         self._hider = Hider(settings, self._log, self._keys, stopping)
+        self._done = 0
 
     def run(self) -> None:
         """Work until told to stop, or until another eraser has taken over."""
         self._hider.start()
+        exposition.serve(self._settings.metrics, "eraser", self.samples)
         while not self._stopping.is_set():
             try:
                 if not self.step():
@@ -94,6 +98,14 @@ class Eraser:
                 log.warning("the eraser waits: %s%s", error.message, f": {error.why}" if error.why else "")
                 self._stopping.wait(RETRY_SECONDS)
         self._hider.join(5)
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield what Prometheus is told."""
+        waiting = [request.received_ms for request in self._hider.before("done")]
+        yield metrics.ERASURES_OPEN(len(waiting))
+        yield metrics.ERASURE_AGE(time.time() - min(waiting) / 1000 if waiting else 0)
+        yield metrics.ERASURES_DONE(self._done)
+        yield metrics.ERASURES_INVALID(self._log.invalid)
 
     def step(self) -> bool:
         """Carry out one batch; False when there is nothing to do.
@@ -152,6 +164,7 @@ class Eraser:
         self._failpoints.visit("after_receipt")
         everything = {name: getattr(batch, name) for name in ("subjects", "topic_ids", "starts", "fences", "files")}
         self._writer.step(Step("done", batch.name, place=batch.place, receipt=last, **everything))
+        self._done += len(batch.subjects)
         log.info("batch %s is done: %d erasures", batch.name, len(batch.subjects))
 
     def _take_back(self, batch: Batch, tables: Sequence[Table], subjects: Subjects) -> dict[str, dict[str, int]]:

@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from clickwell.analytics.privacy.histories import hide, people_of
@@ -49,20 +48,20 @@ class Hider(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self._log.catch_up()
-                pending = list(self._pending())
+                pending = self.before("rewritten")
                 self._hide_in_the_lake(pending)
                 self._remove_histories(pending)
             except ClickwellError as error:
                 log.warning("erased events cannot be hidden: %s", error.message)
             self._stopping.wait(self._settings.privacy.poll_seconds)
 
-    def _pending(self) -> Iterator[Request]:
-        """Yield the requests whose events are still in the lake."""
+    def before(self, step: str) -> list[Request]:
+        """Return the requests for which a step has not been done; may be called from any thread."""
         batches = list(self._log.batches.values())
-        done = {each.erasure_id for batch in batches if batch.past("rewritten") for each in batch.subjects}
+        done = {each.erasure_id for batch in batches if batch.past(step) for each in batch.subjects}
         pending = {name: request for name, request in list(self._log.requests.items()) if name not in done}
         receipts = {receipt["erasure_id"] for receipt in self._receipts.read()} if pending else set()
-        return (request for name, request in pending.items() if name not in receipts)
+        return [request for name, request in pending.items() if name not in receipts]
 
     def _hide_in_the_lake(self, pending: list[Request]) -> None:
         wanted = [

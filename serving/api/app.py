@@ -32,6 +32,7 @@ from clickwell.serving.api.observe import Observe
 from clickwell.serving.api.problems import add_problems
 from clickwell.serving.api.services import Services
 from clickwell.settings import Settings
+from clickwell.tracing import tracing_of
 
 
 def build_app(settings: Settings) -> FastAPI:
@@ -73,5 +74,5 @@ def build_app(settings: Settings) -> FastAPI:
     # The last one added is the first to see a request.
     app.add_middleware(Bodies, memory=settings.api.memory_mb << 20)
     app.add_middleware(Cors, access=services.access)
-    app.add_middleware(Observe, metrics=services.metrics)
+    app.add_middleware(Observe, measures=services.measures, tracing=tracing_of(settings))
     return app

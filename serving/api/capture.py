@@ -1,6 +1,7 @@
 """Takes events into the log and tells what became of each: `accepted` means that the broker has it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -78,6 +79,8 @@ class Capture:
         self._stuck = False
         self.counted: Callable[[Kind, str, int], None] = lambda _kind, _verdict, _events: None
         """Told how many events of a kind got a verdict."""
+        self.refused: Callable[[Kind, Mapping[str, int]], None] = lambda _kind, _reasons: None
+        """Told why events of a kind were rejected."""
 
     @property
     def stuck(self) -> bool:
@@ -164,6 +167,8 @@ class Capture:
         answer = answer_of(verdicts, single=single)
         for name in ("accepted", "duplicate", "rejected"):
             self.counted(kind, name, getattr(answer, name))
+        if answer.rejected:
+            self.refused(kind, Counter(verdict.code for verdict in verdicts if verdict.verdict == "rejected"))
         return answer
 
     def _check(self) -> None:

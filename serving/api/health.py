@@ -92,4 +92,6 @@ async def readyz(request: Request, response: Response) -> Readiness:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus's text format."""
-    return Response(generate_latest(services_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    # The open alerts are read from a file.
+    page = await asyncio.to_thread(generate_latest, services_of(request).measures.registry)
+    return Response(page, media_type=CONTENT_TYPE_LATEST)

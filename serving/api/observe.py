@@ -1,46 +1,20 @@
-"""What operators see: metrics of every request, and one line of log for it that names no person and holds no secret."""
+"""What operators see of every request: its time, a span, and a line of log that names no person and holds no secret."""
 
 import logging
 import time
 from pathlib import Path
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clickwell.serving.api.capture import Capture
+from clickwell import tracing
+from clickwell.serving.api.measures import Measures
 from clickwell.serving.api.problems import Problem
-
-# From a read of Redis to a wait for a broker that is away.
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+from clickwell.tracing import Tracing
 
 access_log = logging.getLogger("clickwell.access")
 log = logging.getLogger("clickwell.api")
-
-
-class Metrics:
-    """The metrics of one app, in a registry of its own."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.seconds = Histogram(
-            "clickwell_api_request_seconds",
-            "Time from a request's head to its answer.",
-            ("method", "route", "status"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.events = Counter(
-            "clickwell_api_events", "Events by what they were told.", ("kind", "verdict"), registry=self.registry
-        )
-        self.pending = Gauge(
-            "clickwell_api_pending_events", "Events that the broker has not confirmed.", registry=self.registry
-        )
-
-    def watch(self, capture: Capture) -> None:
-        """Count what a capture does."""
-        capture.counted = lambda kind, verdict, n: self.events.labels(kind, verdict).inc(n)
-        self.pending.set_function(lambda: capture.pending)
 
 
 class Observe:
@@ -51,18 +25,31 @@ class Observe:
 
     Args:
         app: the app below.
-        metrics: takes the measurements.
+        measures: takes the measurements.
+        tracing: makes the spans, if any.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, measures: Measures, tracing: Tracing | None = None) -> None:
         self._app = app
-        self._metrics = metrics
+        self._measures = measures
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._tracing is None:
+            await self._observed(scope, receive, send)
+        else:
+            with self._tracing.request(Headers(scope=scope).get(tracing.HEADER)) as span:
+                method, route, status = await self._observed(scope, receive, send)
+                span.update_name(f"{method} {route}")
+                span.set_attributes(
+                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                )
+
+    async def _observed(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, str, int]:
+        """Pass a request on, and return its method, its route and the status of the answer."""
         began = time.perf_counter()
         status = 0
 
@@ -80,16 +67,17 @@ class Observe:
                 problem = Problem(500, "internal", "an unexpected error; the server's log has it")
                 await problem.response()(scope, receive, noted)
         finally:
-            self._note(scope, status, time.perf_counter() - began)
+            # FastAPI names its own routes only.
+            route = scope.get("state", {}).get("route") or getattr(scope.get("route"), "path", None)
+            method = scope["method"] if route else "ANY"
+            route = route or "unmatched"
+            self._note(scope, method, route, status, time.perf_counter() - began)
+        return method, route, status
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        state = scope.get("state", {})
-        # FastAPI names its own routes only.
-        route = state.get("route") or getattr(scope.get("route"), "path", None)
-        method = scope["method"] if route else "ANY"
-        route = route or "unmatched"
-        self._metrics.seconds.labels(method, route, status).observe(seconds)
+    def _note(self, scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
+        self._measures.request(method, route, status, seconds)
         if access_log.isEnabledFor(logging.INFO):
+            state = scope.get("state", {})
             line = {
                 "at": round(time.time(), 3),
                 "method": method,
@@ -99,7 +87,7 @@ class Observe:
                 "key": state.get("caller", ""),
                 "events": state.get("events", 0),
             }
-            access_log.info("%s", msgspec.json.encode(line).decode())
+            access_log.info("%s", msgspec.json.encode(line).decode(), extra={"fields": line})
 
 
 def _log_error(error: Exception) -> None:

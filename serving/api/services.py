@@ -15,7 +15,7 @@ from clickwell.producers.emitter import Emitter
 from clickwell.redis_client import async_client_of, client_options
 from clickwell.serving.api.access import Access
 from clickwell.serving.api.capture import Capture
-from clickwell.serving.api.observe import Metrics
+from clickwell.serving.api.measures import Measures
 from clickwell.serving.boosts import AsyncBoostReader
 from clickwell.serving.interactions import AsyncInteractionReader
 from clickwell.settings import Settings
@@ -49,8 +49,8 @@ class Services:
         self.redis = async_client_of(settings.redis, retry=Retry(NoBackoff(), 0), **options)
         self.access = Access(self.redis, settings.api.origins)
         self.reader = AsyncBoostReader(settings)
-        self.metrics = Metrics()
         self.interactions = AsyncInteractionReader(settings)
+        self.measures = Measures({"boosts": self.reader, "interactions": self.interactions})
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -59,7 +59,7 @@ class Services:
         buffers = self.settings.emitter.model_copy(update={"spool": None})
         self.emitter = Emitter(self.settings.model_copy(update={"emitter": buffers}), source="api")
         self.capture = Capture(self.settings, self.emitter)
-        self.metrics.watch(self.capture)
+        self.measures.watch(self.capture)
         await asyncio.gather(self.access.refresh(), self._recall())
         refreshing = asyncio.create_task(self.access.keep_fresh())
         try:

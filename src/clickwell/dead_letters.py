@@ -22,6 +22,8 @@ ACK_SECONDS = 30.0
 # A worker that was frozen for a while may have lost its partition to one that went on writing letters. Asking how far
 # the topic reaches takes some 10 ms, so it is done at most this often.
 TRUSTED_SECONDS = 1.0
+# A letter takes some milliseconds; what has not been acknowledged by then may be written once more by the next owner.
+SETTLE_SECONDS = 5.0
 # A document's id, by which records are keyed, has 2 KiB at most.
 MAX_KEY = 4096
 
@@ -56,6 +58,7 @@ class DeadLetters:
         self._known: dict[tuple[str, int], set[int]] = {}
         self._read_to: dict[int, int] = {}
         self._read_at = -inf
+        self._sending: set[asyncio.Task[int]] = set()
 
     def forget(self) -> None:
         """Look at the topic again before the next letter: another worker may have written meanwhile."""
@@ -69,9 +72,18 @@ class DeadLetters:
             KafkaError: the broker did not acknowledge; the caller must not go on.
         """
         await self._failpoints.reach("before_dead_letter")
-        sent = await asyncio.to_thread(self.write, source, bad)
+        task = asyncio.create_task(asyncio.to_thread(self.write, source, bad))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        # A rebalance cancels who waits here, not the thread that writes.
+        sent = await asyncio.shield(task)
         await self._failpoints.reach("after_dead_letter")
         return sent
+
+    async def settle(self) -> None:
+        """Wait until no letter is under way; not for ever, as the group would take a long wait for a death."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=SETTLE_SECONDS)
 
     def write(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
         """Do what `send` does, for callers that may block.

@@ -15,6 +15,9 @@ from clickwell.settings import KafkaSettings
 TIMEOUT = 15.0
 END_REACHED = KafkaCode._PARTITION_EOF  # noqa: SLF001  # librdkafka's name for it
 
+# A controller that has not answered in this time may be dead.
+CONTROLLER_SECONDS = 3.0
+
 # A partition that has records to give gives some within this time, unless its leader is gone.
 READ_SECONDS = 30.0
 
@@ -188,8 +191,18 @@ class KafkaLog:
             consumer.close()
 
     def _describe(self, topic: str) -> Any:
-        futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
-        return futures[topic].result(TIMEOUT)
+        try:
+            return self._ask_controller(topic, CONTROLLER_SECONDS)
+        except (KafkaException, TimeoutError) as error:
+            if isinstance(error, KafkaException) and error.args[0].code() != KafkaCode._TIMED_OUT:  # noqa: SLF001
+                raise
+            # librdkafka waits, on a whole core, for the controller it last heard of; others may have another by now.
+            self._admin.list_topics(timeout=TIMEOUT)
+            return self._ask_controller(topic, TIMEOUT)
+
+    def _ask_controller(self, topic: str, seconds: float) -> Any:
+        futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=seconds)
+        return futures[topic].result(seconds)
 
     def _offsets(self, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
         asked = {TopicPartition(topic, partition): spec for partition in partitions}

@@ -33,13 +33,15 @@ T = TypeVar("T")
 # A node that is alive tells its slots within milliseconds; the next one is asked after this time.
 _PATIENCE_SECONDS = 1.0
 _ASKING = ("ASKING",)
+# A key that moves while it is looked for may be seen nowhere; then everything is looked through again.
+_SCANS = 5
 
 
 class Cluster(redis.Redis):
     """All nodes of a cluster; made by `from_url` with the address of any of them.
 
     Commands and pipelines are those of redis-py as far as clickwell uses them: each names its key first. MGET may name
-    keys of any slots. A transaction is one for each slot. SCAN may miss a key that moves to another node meanwhile.
+    keys of any slots. A transaction is one for each slot.
 
     Raises:
         ValueError: the address is not one of a network.
@@ -68,9 +70,18 @@ class Cluster(redis.Redis):
         return ClusterPipeline(self, transaction, shard_hint)
 
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
-        """Yield the keys of one primary after the other."""
-        for node in self.primaries():
-            yield from node.scan_iter(*args, **options)
+        """Yield the keys of one primary after the other, each at least once.
+
+        Raises:
+            redis.RedisError: slots moved to other nodes all the time, so that keys may have been missed.
+        """
+        for _ in range(_SCANS):
+            before = self._placement()
+            for node in self.primaries():
+                yield from node.scan_iter(*args, **options)
+            if before is not None and self._placement() == before:
+                return
+        raise redis.RedisError("slots are moving from node to node, so keys may be missed")
 
     def run(self, requests: Sequence[Request]) -> list[Any]:
         """Send commands to their nodes and return a reply or an error for each."""
@@ -105,6 +116,21 @@ class Cluster(redis.Redis):
             self._clients[address] = client
         return client
 
+    def _placement(self) -> set[tuple[Address, bytes]] | None:
+        """Return which slots each primary has; None while keys move."""
+        self._routes.stale = True
+        self._drive(self._routes.find_out())
+        found: set[tuple[Address, bytes]] = set()
+        for address in self._routes.primaries:
+            nodes: Any = self._node(address).execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
+            own = next(line for line in bytes(nodes).splitlines() if b"myself" in line)
+            # Id, address, flags, primary, two times, epoch and state come first; slots that move are in brackets.
+            slots = own.split()[8:]
+            if any(each.startswith(b"[") for each in slots):
+                return None
+            found |= {(address, each) for each in slots}
+        return found
+
     def _drive(self, steps: Steps[T]) -> T:
         try:
             asked = next(steps)
@@ -132,11 +158,9 @@ class Cluster(redis.Redis):
                     answers[address] = _read(node, connection, asked[address])
         finally:
             for address, node, connection in waiting:
-                if isinstance(answers.get(address), list):
-                    node.connection_pool.release(connection)
-                    continue
-                # Replies may still be on their way: they must not be taken for those of the next commands.
-                connection.disconnect()
+                if not isinstance(answers.get(address), list):
+                    # Replies may still be on their way: they must not be taken for those of the next commands.
+                    connection.disconnect()
                 node.connection_pool.release(connection)
         return answers
 
@@ -199,7 +223,7 @@ class AsyncCluster(redis.asyncio.Redis):
         return AsyncClusterPipeline(self, transaction, shard_hint)
 
     async def scan_iter(self, *args: Any, **options: Any) -> AsyncIterator[Any]:  # type: ignore[override]  # redis-py's mixin is typed without asyncio
-        """Yield the keys of one primary after the other."""
+        """Yield the keys of one primary after the other; one that moves meanwhile may be missed."""
         for node in await self.primaries():
             async for key in node.scan_iter(*args, **options):
                 yield key

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from clickwell.errors import DependencyError, UsageError
+from clickwell.errors import DependencyError, SettingsError, UsageError
 from clickwell.privacy import load_keys
 from clickwell.redis_client import connect, redis_errors
 from clickwell.schemas.interactions import MAX_ID
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _NONCE, _KEY, _TIME = 12, 32, 8
+# Kept beside the keys from the first on: without it a store is not the one that the names were sealed with.
+_MARKER = "store"
 # A process may go on with a key for so long after it was destroyed.
 REMEMBERED_SECONDS = 10.0
 _MOST_REMEMBERED = 1 << 17
@@ -85,7 +87,8 @@ class InRedis(KeyStore):
         """See `KeyStore`."""
         with redis_errors():
             for name, secret in self._client.hscan_iter(PERSONAL_KEYS, count=1000):
-                yield name.decode(), secret
+                if name != _MARKER.encode():
+                    yield name.decode(), secret
 
 
 class InFolder(KeyStore):
@@ -132,7 +135,7 @@ class InFolder(KeyStore):
         """See `KeyStore`."""
         with _file_errors():
             for path in self._folder.glob("??/*"):
-                if secret := self._read(path):
+                if path.name != _MARKER and (secret := self._read(path)):
                     yield path.name, secret
 
     def _path(self, name: str) -> Path:
@@ -193,6 +196,7 @@ class Vault:
 
         Raises:
             DependencyError: the store is away.
+        SettingsError: it never held a key.
         """
         sealed = [(row, name) for row in rows if row.user_id and (name := sealed_name(row.user_id))]
         keys = self._keys({name for _, name in sealed})
@@ -200,6 +204,12 @@ class Vault:
         # Somebody who was erased and came back has another key than the one that is remembered.
         for _, name in left:
             self._remembered.pop(name, None)
+        if left and self.store.get([_MARKER]) == [None]:
+            raise SettingsError(
+                "there are sealed names, but no keys of users at all",
+                why="they were sealed with keys that are kept elsewhere, or these are lost",
+                fix="give all processes the same CLICKWELL_REDIS__URL, or the same CLICKWELL_PRIVACY__SHRED_KEYS",
+            )
         keys = self._keys({name for _, name in left})
         for row, name in left:
             if not _open(row, keys.get(name)):
@@ -209,6 +219,7 @@ class Vault:
         keys = self._keys(names)
         if missing := names - keys.keys():
             made = (time.time_ns() // 1_000_000).to_bytes(_TIME, "big")
+            self.store.add(_MARKER, b"1")
             for name in missing:
                 self.store.add(name, made + os.urandom(_KEY))
             keys |= self._keys(missing)

@@ -317,6 +317,35 @@ class AlertSettings(_Group):
         return value
 
 
+class MetricsSettings(_Group):
+    """Where each process but the API serves `/metrics` for Prometheus. The API serves it beside everything else."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Whoever reaches it reads the metrics, which name no person."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port to listen on, another one for each process of a machine; 0 serves none."""
+
+
+class LogSettings(_Group):
+    """What the processes write to stderr."""
+
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for one JSON object on each line."""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is below it is left out."""
+
+
+class TracingSettings(_Group):
+    """Traces of events from the request to Redis and the lake, by OpenTelemetry: `pip install 'clickwell[otel]'`."""
+
+    enabled: bool = False
+    """Make spans, and hand the sender's on with each event. Emitters of applications use the application's spans."""
+    endpoint: str = "http://127.0.0.1:4318/v1/traces"
+    """Where worker, sink and API send spans: OTLP over HTTP."""
+    sample: float = Field(default=0.01, ge=0, le=1)
+    """Share of the API's requests that are traced, where the caller has not decided. Chunks and commits follow them."""
+
+
 class CorrectedSettings(_Group):
     """How `clickwell insights` keeps corrected popularity fresh, for stages of `corrected_ctr`."""
 
@@ -379,6 +408,9 @@ class Settings(BaseSettings):
     privacy: PrivacySettings = PrivacySettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     corrected: CorrectedSettings = CorrectedSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
 

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from clickwell import AsyncInteractionReader, InteractionReader
 from clickwell.clock import MS_PER_DAY
 from clickwell.errors import InputError
+from clickwell.privacy import load_keys
 from clickwell.producers import catalog
 from clickwell.producers.files import Lines
 from clickwell.producers.publish import Form, publish
@@ -59,7 +60,7 @@ def client(fresh_redis):
         yield client
 
 
-@pytest.fixture(params=["", "?protocol=2"])
+@pytest.fixture(params=["", "?protocol=3"])
 def reader(request, fresh_redis, client):
     """A reader of it, with each of the two protocols."""
     settings = Settings(redis={"url": fresh_redis.url + request.param}, boosts={"timeout": 2})
@@ -111,6 +112,19 @@ def test_a_personal_order_follows_the_catalogue(fresh_redis, reader, tmp_path):
     assert "brand Ridgeline" in ranked[0].why.sentence
     stranger = reader.personalize(results[::-1], "nobody", 0.5)
     assert [(one.item, one.score) for one in stranger] == [(result, result[1]) for result in results[::-1]]
+
+
+def test_a_user_is_known_under_every_pseudonym(fresh_redis, client):
+    """Readers ask by the plain name; what was done under several pseudonyms counts once, the newest."""
+    keys = {"k1": "0123456789abcdef", "k2": "fedcba9876543210"}
+    settings = Settings(redis={"url": fresh_redis.url}, privacy={"pseudonyms": True, "keys": keys})
+    old, new = (load_keys(settings).pseudonym("u:1/ü", key) for key in keys)
+    client.zadd(history_key(old, "purchase"), {"trail": NOW - 5, "tent": NOW - 6})
+    client.zadd(history_key(new, "purchase"), {"trail": NOW - 4, "lamp": NOW - 3})
+    with InteractionReader(settings, clock=CLOCK) as reader:
+        found = reader.list("u:1/ü", ["purchase"])
+        assert [(one.feature_id, NOW - one.timestamp) for one in found][:3] == [("lamp", 3), ("trail", 4), ("tent", 6)]
+        assert found.document_ids == ["lamp", "trail", "tent", "wärm/🔥"]
 
 
 def test_a_dead_redis_excludes_nothing(fresh_redis, reader):

@@ -92,10 +92,12 @@ class Worker(Child):
 class Stack:
     """A broker, a Valkey and workers. `fresh` empties it for the next test."""
 
+    replication = 1
+
     def __init__(self, folder: Path) -> None:
-        self.kafka = KafkaServer(folder)
         self.folder = folder
         self.workers: list[Worker] = []
+        self.kafka = self.make_kafka()
         self.make_redis()
         self.admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
         self._lock = threading.Lock()
@@ -118,6 +120,10 @@ class Stack:
         self.client.close()
         self.stop_redis()
         self.kafka.stop()
+
+    def make_kafka(self) -> Any:
+        """Return the broker."""
+        return KafkaServer(self.folder)
 
     def make_redis(self) -> None:
         """Make the server of the counters and a client of it."""
@@ -149,7 +155,7 @@ class Stack:
     @property
     def settings(self) -> Settings:
         """Settings with the addresses of the servers."""
-        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS}
+        kafka = {"bootstrap_servers": self.kafka.address, "partitions": PARTITIONS, "replication": self.replication}
         return Settings.load(self.folder, kafka=kafka, redis=self.redis)
 
     def fresh(self) -> None:
@@ -285,11 +291,11 @@ class Stack:
         except AssertionError as error:
             raise AssertionError(f"{error}; stored: {self.lowest()}{self.story()}") from None
 
-    def assert_exact(self, timeout: float = 60.0) -> int:
+    def assert_exact(self, timeout: float = 60.0, *, letters_once: bool = True) -> int:
         """Wait for lag 0, then compare with the recount; return how many records the log holds."""
         self.settle(timeout)
         try:
-            return oracle.assert_exact(self.kafka.address, self.client)
+            return oracle.assert_exact(self.kafka.address, self.client, letters_once=letters_once)
         except AssertionError as error:
             raise AssertionError(f"{error}{self.story()}") from None
 

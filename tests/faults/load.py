@@ -59,6 +59,7 @@ class Traffic:
         self._documents, self._poison = documents, poison
         self._sent: deque[bytes] = deque(maxlen=3000)
         self._partitions = 0
+        self.sent = 0
         self._producer = Producer(
             {
                 "bootstrap.servers": kafka,
@@ -131,6 +132,7 @@ class Traffic:
                 break
             except BufferError:
                 self._producer.poll(0.1)
+        self.sent += 1
         self._producer.poll(0)
 
     def flush(self) -> None:

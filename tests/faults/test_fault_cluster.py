@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from clickwell.analytics.eraser import Eraser
-from clickwell.analytics.proof import prove
 
 from clickwell.analytics import consumed
 from clickwell.analytics.audit import Difference, audit
+from clickwell.analytics.privacy.eraser import Eraser
+from clickwell.analytics.privacy.proof import prove
 from clickwell.devstack.status import look
 from clickwell.errors import RedisError
 from clickwell.producers import catalog
@@ -81,7 +81,7 @@ class Reader(threading.Thread):
 def test_slots_move_and_primaries_die(stack: ClusterStack) -> None:
     """Slots that move, half of their keys here and half there, and primaries that are killed: exact counts."""
     cluster = stack.cluster
-    slots = [slot_of(ACTIVE), *(stack.slot_of_shard(shard) for shard in range(0, 64, 13))]
+    slots = [slot_of(ACTIVE), *(stack.slot_of_shard(shard) for shard in range(0, 64, 22))]
     with stack.load(seed=71), Reader(stack) as reader:
         workers = stack.work(2)
         stack.wait_applied(3000)

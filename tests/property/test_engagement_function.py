@@ -143,22 +143,21 @@ class Counters:
         work = self.lane.begin(topic)
         self.lane.add(work, DECODERS[topic].decode(records), None)
         following, bucket = first + len(values), received_ms // MS_PER_HOUR
-        calls = [
-            Call(
-                self.lane.function,
-                f"engagement/{topic}/0",
-                shard,
-                done[shard],
-                following,
-                bucket,
-                self.lane.arguments(share),
-            )
-            for shard, share in work.shards.items()
-        ]
-        replies = self.run(self.ledger.apply(self.generation.name, calls))
-        assert all(reply.outcome is Outcome.APPLIED for reply in replies)
-        for call in calls:
-            done[call.shard] = following
+        field, left = f"engagement/{topic}/0", set(work.shards)
+        self.lane.finish(work)
+        while left:
+            calls = [
+                Call(self.lane.function, field, shard, done[shard], following, bucket, self.lane.arguments(share))
+                for shard, share in work.shards.items()
+                if shard in left
+            ]
+            for call, reply in zip(calls, self.run(self.ledger.apply(self.generation.name, calls)), strict=True):
+                if reply.outcome is Outcome.KNOWN:
+                    self.lane.amend(work, call.shard, reply.known)
+                else:
+                    assert reply.outcome is Outcome.APPLIED
+                    left.remove(call.shard)
+                    done[call.shard] = following
 
     def feed_all(self, events, cuts=()):
         """Apply events in order, cut into chunks at these indices and wherever the topic changes."""

@@ -5,14 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clickwell.serving.exclusion import Consumed, Consumption, Exclusion
+from clickwell.serving.exclusion import Consumption, Exclusion
 from clickwell.serving.personalize import without
 
 
 def exclusion(*ids, **fields):
-    return Exclusion(
-        Consumption("u", tuple(Consumed(id_, "purchase", 9 - n) for n, id_ in enumerate(ids)), 0), **fields
-    )
+    return Exclusion(Consumption("u", ids, ["purchase"] * len(ids), range(9, 9 - len(ids), -1), 0), **fields)
 
 
 def test_the_forms():

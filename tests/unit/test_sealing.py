@@ -4,6 +4,7 @@ import stat
 
 import pytest
 
+from clickwell.errors import SettingsError
 from clickwell.schemas.controls import Subject
 from clickwell.schemas.decode import Decoder
 from clickwell.schemas.erased import Subjects, names_in
@@ -68,6 +69,13 @@ def test_who_comes_back_has_a_new_key(store):
     assert found == ["bob", KEYS.pseudonym("bob")]
 
 
+def test_another_store_is_not_taken_for_destroyed_keys(store, tmp_path):
+    """Where no key was ever made nothing is opened, and that is said: else names would be lost for good, unseen."""
+    value = sealed(Vault(store, KEYS.pseudonym), "bob")
+    with pytest.raises(SettingsError):
+        opened(InFolder(tmp_path / "elsewhere"), value)
+
+
 def test_two_at_once_use_one_key(store):
     """Whoever is second takes the key of the first, and each key tells when it was made."""
     for vault in (Vault(store, KEYS.pseudonym), Vault(store, KEYS.pseudonym)):
@@ -89,5 +97,5 @@ def test_long_names_stay_valid_events(store):
 def test_key_files_belong_to_their_owner(tmp_path):
     """Nobody else can read a key that lies in a folder."""
     Vault(InFolder(tmp_path), KEYS.pseudonym).prepare(["bob"])
-    (path,) = tmp_path.glob("*/*")
+    (path,) = tmp_path.glob("*/k1.*")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

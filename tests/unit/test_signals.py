@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
+from clickwell import exposition
 from clickwell.analytics import alerting, facts, kept, report, words
 from clickwell.analytics.alerting import Alert, Book
 from clickwell.analytics.alerts import Finding
@@ -184,8 +185,8 @@ def test_alerts_open_stay_and_close(caplog):
     assert not closed.after([], BEGIN + 60 * MS_PER_DAY, 1).alerts
     again = closed.after([FOUND], BEGIN + 3 * MS_PER_HOUR, 1)
     assert [alert.state for alert in again.alerts] == ["closed", "open"]
-    text = alerting.prometheus(again)
-    assert 'clickwell_alert_open{rule="ctr_drop",retriever_id="shop"} 1' in text
+    text = exposition.page(lambda: alerting.samples(again))
+    assert 'clickwell_alert_open{retriever_id="shop",rule="ctr_drop"} 1.0' in text
     with caplog.at_level(logging.WARNING, logger="clickwell.alerts"):
         told = alerting.told(Settings.load(), again)
     assert all(alert.told for alert in told.alerts)
@@ -238,11 +239,11 @@ def test_the_webhook_gets_what_it_refused_again(tmp_path):
         assert alerting.run(settings, noon + 2).open == [replace(alert, told=True) for alert in book.open]
         assert hook.got[len(first) :] == first
         assert all(posted["state"] == "open" and "shop" not in posted for posted in first)
-        assert "} 1\n" in gauge.read_text()
+        assert "} 1.0\n" in gauge.read_text()
         after = len(hook.got)
         assert not alerting.run(settings, BEGIN + 18 * MS_PER_DAY - MS_PER_HOUR).open
         assert {posted["state"] for posted in hook.got[after:]} == {"closed"}
-        assert "} 1\n" not in gauge.read_text()
+        assert "} 1.0\n" not in gauge.read_text()
 
 
 def test_an_unreadable_state_says_what_to_do(tmp_path):

@@ -1,10 +1,10 @@
 """`clickwell api`: serve the HTTP API."""
 
-import logging
 from typing import Annotated
 
 import typer
 
+from clickwell import logs, tracing
 from clickwell.cli import output
 from clickwell.cli.output import DataOption, JsonOption
 from clickwell.errors import UsageError
@@ -31,8 +31,9 @@ def api(
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[api]'") from None
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load(data)
+    logs.set_up(settings.log)
+    tracing.set_up(settings.tracing, "api")
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"api": settings.api.model_copy(update=given)})
 

@@ -283,8 +283,8 @@ def export(
         output.emit({"files": found})
 
 
-def settings_for_lake(data: Path | None) -> Settings:
-    """Return the settings of a command that reads the lake.
+def settings_for_lake(data: Path | None, **overrides: Any) -> Settings:
+    """Return the settings of a command that reads the lake; `overrides` as for `Settings.load`.
 
     Raises:
         UsageError: what reads it is not installed.
@@ -292,7 +292,7 @@ def settings_for_lake(data: Path | None) -> Settings:
     for name in ("deltalake", "duckdb", "polars"):
         if find_spec(name) is None:
             raise UsageError(f"{name} is not installed", fix="pip install 'clickwell[analytics]'")
-    return Settings.load(data)
+    return Settings.load(data, **overrides)
 
 
 def _tables() -> Any:

@@ -3,6 +3,7 @@
 Colour and animation are decided here, by `isatty()`: libraries that guess draw bars into the logs of build servers.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -15,13 +16,23 @@ from typing import Annotated, Any, Self, TextIO
 import typer
 from pydantic_core import to_json
 
+from clickwell import logs
 from clickwell.errors import ClickwellError
+
+_log = logging.getLogger("clickwell")
 
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Folder of the local stack. Default: CLICKWELL_DATA, else .clickwell"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of /metrics; 0 serves none. Default: CLICKWELL_METRICS__PORT, else none."
+    ),
+]
 
 # A run that ends sooner needs no bar; a bar that flashes up is only noise.
 _QUIET_SECONDS = 0.5
@@ -38,9 +49,17 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
+def metrics_on(port: int | None) -> dict[str, Any]:
+    """Return the setting that `--metrics-port` stands for, for `Settings.load`."""
+    return {} if port is None else {"metrics": {"port": port}}
+
+
 def note(text: str) -> None:
     """Print one line that tells what goes on."""
-    _line(text)
+    if logs.as_json():
+        _log.info(text)
+    else:
+        _line(text)
 
 
 def done(text: str) -> None:
@@ -50,6 +69,9 @@ def done(text: str) -> None:
 
 def warn(text: str, hint: str = "") -> None:
     """Print one line that tells what is not as it should be, and below it what can be done."""
+    if logs.as_json():
+        _log.warning(text)
+        return
     _line(f"{_paint('!', 'yellow')} {text}")
     if hint:
         _line(f"  hint: {_paint(hint, 'cyan')}")
@@ -57,6 +79,10 @@ def warn(text: str, hint: str = "") -> None:
 
 def fail(error: ClickwellError) -> None:
     """Print an error: what, why, what to do, and the code under which the documentation explains it."""
+    if logs.as_json():
+        fields = {"message": error.message, "why": error.why, "fix": error.fix, "code": error.code}
+        _log.error(error.message, extra={"fields": fields})
+        return
     _line(f"{_paint('error:', 'red')} {error.message}")
     if error.why:
         _line(f"  why: {error.why}")

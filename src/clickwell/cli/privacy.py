@@ -1,6 +1,5 @@
 """`clickwell erase`, `eraser` and `receipts ...`: forget a person, and prove it."""
 
-import logging
 import signal
 import threading
 import time
@@ -9,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from clickwell import logs
 from clickwell.cli import output
-from clickwell.cli.output import DataOption, JsonOption
+from clickwell.cli.output import DataOption, JsonOption, MetricsPortOption
 from clickwell.errors import DependencyError, UsageError
 from clickwell.settings import Settings
 
@@ -90,14 +90,15 @@ def erase(
         output.note(f"`clickwell receipts show {erasure.erasure_id}` shows the receipt when it is done")
 
 
-def eraser(*, data: DataOption = None) -> None:
+def eraser(*, metrics_port: MetricsPortOption = None, data: DataOption = None) -> None:
     """Run the eraser: it carries out what `erase` and the API ask for."""
     try:
         from clickwell.analytics.privacy.eraser import Eraser
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[analytics]'") from None
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings.load(data, **output.metrics_on(metrics_port))
+    logs.set_up(settings.log)
     stopping, told = threading.Event(), [0]
 
     def stop(number: int, _frame: object) -> None:
@@ -106,7 +107,7 @@ def eraser(*, data: DataOption = None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    Eraser(Settings.load(data), stopping).run()
+    Eraser(settings, stopping).run()
     raise typer.Exit(128 + told[0] if told[0] else 0)
 
 

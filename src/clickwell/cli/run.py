@@ -1,6 +1,5 @@
 """`clickwell up`, `down`, `status`, `worker`, `sink`: run the local stack, and workers and sinks anywhere."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import clickwell
+from clickwell import logs, tracing
 from clickwell.cli import output
-from clickwell.cli.output import DataOption, JsonOption
+from clickwell.cli.output import DataOption, JsonOption, MetricsPortOption
 from clickwell.errors import DependencyError, StackError, UsageError
 from clickwell.settings import Settings
 
@@ -135,6 +135,7 @@ def worker(
     instance_id: Annotated[
         str, typer.Option(help="Name of this worker. With one that stays the same, a restart moves no partitions.")
     ] = "",
+    metrics_port: MetricsPortOption = None,
     data: DataOption = None,
 ) -> None:
     """Run one worker: it applies events from Kafka to Redis."""
@@ -143,9 +144,11 @@ def worker(
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[stream]'") from None
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     overrides = {"worker": {"instance_id": instance_id}} if instance_id else {}
-    raise typer.Exit(run_worker(Settings.load(data, **overrides), output.fail))
+    settings = Settings.load(data, **overrides, **output.metrics_on(metrics_port))
+    logs.set_up(settings.log)
+    tracing.set_up(settings.tracing, "worker")
+    raise typer.Exit(run_worker(settings, output.fail))
 
 
 def sink(
@@ -153,6 +156,7 @@ def sink(
     new_topic: Annotated[
         bool, typer.Option("--new-topic", help="Go on after a topic was deleted and created again.")
     ] = False,
+    metrics_port: MetricsPortOption = None,
     data: DataOption = None,
 ) -> None:
     """Run one sink: it writes events from Kafka to the lake, every event once."""
@@ -161,8 +165,9 @@ def sink(
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[sink]'") from None
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings.load(data)
+    settings = Settings.load(data, **output.metrics_on(metrics_port))
+    logs.set_up(settings.log)
+    tracing.set_up(settings.tracing, "sink")
     if new_topic:
         accept_new_topics(settings)
     raise typer.Exit(run_sink(settings))

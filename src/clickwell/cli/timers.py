@@ -1,14 +1,14 @@
 """`clickwell insights`: alerts and corrected popularity, on their timers."""
 
-import logging
 import os
 import time
 
 import typer
 
+from clickwell import logs
 from clickwell.cli import output
 from clickwell.cli.lake import settings_for_lake
-from clickwell.cli.output import DataOption
+from clickwell.cli.output import DataOption, MetricsPortOption
 
 # A stack that has just started has more urgent work, and nothing in its lake.
 _START_SECONDS = 20.0
@@ -23,14 +23,16 @@ def register(app: typer.Typer) -> None:
     )(insights)
 
 
-def insights(*, data: DataOption = None) -> None:
+def insights(*, metrics_port: MetricsPortOption = None, data: DataOption = None) -> None:
     """Check alerts and publish corrected popularity, again and again; one process is enough."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = settings_for_lake(data)
+    settings = settings_for_lake(data, **output.metrics_on(metrics_port))
+    logs.set_up(settings.log)
     if hasattr(os, "nice"):
         os.nice(_NICE)
+
+    from clickwell import exposition
+    from clickwell.analytics import alerting, timers
+
+    exposition.serve(settings.metrics, "insights", lambda: alerting.open_now(settings))
     time.sleep(_START_SECONDS)
-
-    from clickwell.analytics import timers
-
     timers.run(settings)
