@@ -150,7 +150,7 @@ function pieces(now, name) {
     first.push(piece("empty", version, () => empty(now)));
     return [...first, ofLive("popular", popular), ofLive("pipeline", pipeline)];
   }
-  const back = piece("back", "", () => h("p", { class: "more" }, link(address("", { f: null }), "Back to the overview")));
+  const back = piece("back", "", () => h("p", { class: "more" }, link(address(""), "Back to the overview")));
   return [...first, ...PAGES[now.page](), ...(now.page ? [back] : [])];
 }
 
