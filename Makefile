@@ -44,7 +44,7 @@ demo: setup ## Start a real Kafka and Valkey, send traffic, show a list before a
 	$(BIN)/clickwell demo
 
 # The longest come last; each says on its own line which bar it missed.
-BENCHMARKS := sink freshness boost_reads exclusion pairs lake_reads api run
+BENCHMARKS := sink freshness boost_reads exclusion pairs lake_reads signals api run
 
 bench: setup ## Measure throughput, latency and memory on this machine, about half an hour
 	@missed=0; for one in $(BENCHMARKS); do \

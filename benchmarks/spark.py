@@ -108,10 +108,15 @@ def _in_spark(
     with (folder / "spark.log").open("w+") as log:
         spark = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=variables)
         assert spark.stdout
-        yield from map(json.loads, spark.stdout)
-        if spark.wait():
+        try:
+            yield from map(json.loads, spark.stdout)
+            code = spark.wait()
+        finally:
+            spark.kill()
+            spark.wait()
+        if code:
             log.seek(0)
-            sys.exit(f"error: Spark ended with {spark.returncode}:\n{log.read()[-3000:]}")
+            sys.exit(f"error: Spark ended with {code}:\n{log.read()[-3000:]}")
 
 
 def _same(mine: list[list[Any]], others: list[list[Any]]) -> bool:

@@ -196,9 +196,9 @@ def _hashed(ids: Sequence[str | None], others: Sequence[Hashable]) -> NDArray[np
 
 def _few(values: Sequence[tuple[str, ...]]) -> pa.Array:
     """Return lists of which few differ, each converted once."""
-    codes: dict[tuple[str, ...], int] = {}
-    indices = [codes.setdefault(value, len(codes)) for value in values]
-    return pa.array(list(codes), STRINGS).take(pa.array(indices, pa.int32()))
+    codes = {value: code for code, value in enumerate(set(values))}
+    indices = np.fromiter(map(codes.__getitem__, values), np.int32, len(values))
+    return pa.array(list(codes), STRINGS).take(pa.array(indices))
 
 
 def _times(times_ms: Sequence[int]) -> pa.Array:
