@@ -21,7 +21,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoBrokerStack
 
 
 def test_each_broker_is_killed_once(stack: TwoBrokerStack) -> None:
-    """The broker that leads most is killed, comes back and catches up, then the other: exact counts, a whole lake."""
+    """The broker that leads most is killed, comes back and catches up, then the other: exact counts, a whole lake.
+
+    A worker that has not heard of the first one's return yet knows no broker that is alive; it ends itself.
+    """
     traffic = Traffic(stack.kafka.address, seed=81)
     # The workers dead-letter the other topic.
     sink = Sink("sink", stack.folder, stack.kafka.address, SINK__DEAD_LETTER_TOPICS='["searches.v1"]')
