@@ -180,7 +180,7 @@ class Worker:
         """Notice what the consumer cannot: a topic that was deleted and created again, and records it does not get.
 
         It would take the new topic's records for old ones, whose offsets they have, and drop them without a word. And
-        if the brokers that it last heard of are all gone, it asks no others: it would wait for ever, and know of no lag.
+        if the brokers that it last heard of are all gone it asks no others: it would wait for ever, knowing of no lag.
         """
         while True:
             await asyncio.sleep(self.settings.worker.metadata_max_age)
