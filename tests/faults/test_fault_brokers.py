@@ -32,12 +32,12 @@ def test_each_broker_is_killed_once(stack: TwoBrokerStack) -> None:
     try:
         with Load(traffic, 500):
             stack.work(2)
-            stack.wait_applied(2000)
+            stack.wait_applied(2000, timeout=120)
             for _ in range(2):
                 victim = stack.leader_of_most()
                 before = stack.applied()
                 victim.kill()
-                wait_for(lambda: stack.applied() > before + 1000, 90, "progress with one broker")  # noqa: B023
+                wait_for(lambda: stack.applied() > before + 1000, 120, "progress with one broker")  # noqa: B023
                 victim.start()
                 stack.wait_in_sync()
         # Each record is acknowledged once, so the log holds each once.
