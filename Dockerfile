@@ -4,7 +4,7 @@ WORKDIR /src
 COPY . .
 # The tested versions, as constraints: hashes cannot be demanded of the project itself.
 # The environment has no pip of its own, and no tests of the libraries: nothing in a container installs anything.
-RUN sed -nE 's/^([A-Za-z0-9._-]+==[^ ]+).*/\1/p' requirements.txt > /constraints.txt \
+RUN sed -nE 's/^([A-Za-z0-9._-]+==.*[^ \\]) *\\$/\1/p' requirements.txt > /constraints.txt \
  && python -m venv --without-pip /opt/clickwell \
  && pip --python /opt/clickwell/bin/python install --no-cache-dir --disable-pip-version-check -c /constraints.txt \
     '.[stream,api,privacy,otel]' \

@@ -1,6 +1,6 @@
 # Every target is one line of real commands; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test check demo bench docs clean
+.PHONY: help setup lint test check demo bench drill docs clean
 
 BIN := .venv/bin
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
@@ -50,6 +50,13 @@ bench: setup ## Measure throughput, latency and memory on this machine, about ha
 	@missed=0; for one in $(BENCHMARKS); do \
 	  echo "== benchmarks/$$one.py"; $(BIN)/python benchmarks/$$one.py || missed=$$?; \
 	done; exit $$missed
+
+# How long faults strike, and which.
+SECONDS := 600
+SEED := 1
+
+drill: setup ## Break a real stack under traffic, SECONDS=600 SEED=1, and look for what is lost or counted twice
+	$(BIN)/python -m tests.drill --seconds $(SECONDS) --seed $(SEED)
 
 docs: setup ## Write what is generated: JSON Schemas and the reference pages
 	$(BIN)/python -m clickwell.schemas.generate

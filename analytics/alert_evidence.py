@@ -75,12 +75,12 @@ def evidence(settings: Settings, rule: str, retriever_id: str, since_ms: int) ->
         UsageError: the book has no such alert.
         LakeError: there is no table of searches, or its storage does not answer.
     """
-    alerts = Book.read(settings).alerts
+    book = Book.read(settings)
     wanted = (rule, retriever_id, since_ms)
-    alert = next((each for each in alerts if (each.rule, each.retriever_id, each.since_ms) == wanted), None)
+    alert = next((each for each in book.alerts if (each.rule, each.retriever_id, each.since_ms) == wanted), None)
     if alert is None:
         raise UsageError("there is no such alert", fix="closed alerts are kept for five weeks")
-    checked = Book.read(settings).checked_ms or since_ms
+    checked = book.checked_ms or since_ms
     # A closed one was found for the last time an hour before it was not.
     end_ms = checked if alert.until_ms is None else alert.until_ms - MS_PER_HOUR
     last_ms = min(checked, end_ms + _TAIL * MS_PER_HOUR)

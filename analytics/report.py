@@ -227,7 +227,8 @@ def _plain(text: str) -> str:
 
 
 def _html_table(headers: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th scope=col>{escape(header)}</th>" for header in headers)
+    # Of a header without text a screen reader would say that there is one.
+    head = "".join(f"<th scope=col>{escape(header)}</th>" if header else "<td></td>" for header in headers)
     body = "".join(
         "<tr>"
         + "".join(
@@ -273,7 +274,7 @@ p{margin:0 0 8px}
 .verdict{font-size:16px;line-height:24px;font-weight:600}
 table{border-collapse:collapse;width:100%}
 th,td{padding:6px 8px;text-align:right;font-weight:400;border-bottom:1px solid var(--hair)}
-thead th{color:var(--muted);border-bottom:1px solid var(--line)}
+thead :is(th,td){color:var(--muted);border-bottom:1px solid var(--line)}
 th:first-child{text-align:left;overflow-wrap:anywhere;min-width:9em}
 figure{margin:0}
 figcaption{color:var(--muted)}

@@ -1,18 +1,20 @@
 """A process that cannot outlive this one, and a server that listens on a port of 127.0.0.1."""
 
 import contextlib
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from clickwell.devstack import child
 from clickwell.errors import StackError
@@ -25,6 +27,8 @@ _FREE_PORTS = range(20_000, 32_768)
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _LOG_BYTES = 16 << 20
+# Ports that this process has reserved, and the locked files that tell other stacks so while it lives.
+_reserved: dict[int, IO[str]] = {}
 
 # The kernel ties a child to the *thread* that made it. This one lives as long as the process.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="clickwell-spawner")
@@ -232,6 +236,19 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def reserve(port: int) -> bool:
+    """Tell whether a port is free and no other stack is about to listen on it; for as long as this process lives."""
+    if port not in _reserved:
+        lock = (Path(tempfile.gettempdir()) / f"clickwell-{os.getuid()}-{port}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        _reserved[port] = lock
+    return is_free(port)
 
 
 def listens(port: int) -> bool:

@@ -16,7 +16,7 @@ import clickwell
 from clickwell.clock import SystemClock
 from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.jars import KAFKA_VERSION, kafka_jars
-from clickwell.devstack.process import HOST, Child, Server, free_port, is_free, listens
+from clickwell.devstack.process import HOST, Child, Server, free_port, listens, reserve
 from clickwell.devstack.state import Component, StackLock, StackState, supervisor_pid
 from clickwell.devstack.status import kafka_answers, redis_version, without_password
 from clickwell.devstack.valkey import ValkeyServer
@@ -335,7 +335,7 @@ class Stack:
     def _port(self, name: str, usual: int) -> int:
         if given := self._ports[name]:
             return given
-        if is_free(usual):
+        if reserve(usual):
             return usual
         port = free_port()
         self._warn(f"port {usual} is taken, so {name} listens on {port}")

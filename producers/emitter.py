@@ -5,18 +5,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from confluent_kafka import KafkaError as Report
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import Message
 from pydantic_core import from_json
 
 from clickwell.clock import SystemClock
 from clickwell.errors import BufferFullError, KafkaError, UsageError
-from clickwell.kafka import librdkafka_config
+from clickwell.producers.connection import FATAL, HOPELESS, QUEUE_FULL, Connection
 from clickwell.producers.deliveries import Counts, Delivery, OnDelivery, tell
 from clickwell.producers.records import (
     ID_OF,
@@ -28,41 +27,31 @@ from clickwell.producers.records import (
     search_record,
     unpack,
 )
+from clickwell.producers.replay import Replay
 from clickwell.producers.spool import Spool
 from clickwell.schemas.interactions import Interaction
 from clickwell.schemas.searches import Search
-from clickwell.schemas.wire import MAX_EVENT_BYTES, headers
 from clickwell.settings import Settings
-from clickwell.tracing import tracing_of
 
 if TYPE_CHECKING:
     from clickwell.producers.edge import Edge
 
-# Room for the key, the headers and the batch's own framing beside the largest event.
-MAX_RECORD_BYTES = MAX_EVENT_BYTES + (1 << 20)
-# A buffer of the default 200,000 events holds 1.3 KiB of each; larger events fill it before their number does.
-BUFFER_KBYTES = 256 << 10
-# Without a spool an event is given up after this; longer than a broker's restart or a change of leader (about 10 s).
-DELIVERY_SECONDS = 120
 # With a spool, what is in memory, where a crash of the process would take it, goes to the disk when the broker has
 # acknowledged nothing for this long.
 SPOOL_AFTER_SECONDS = 15
 # Records of the spool that are in flight at once; the next ones follow when all of these are acknowledged.
 REPLAY_RECORDS = 5000
-# Reports about the record itself: it will never be taken, so that keeping it would block all behind it.
-HOPELESS = frozenset({Report.MSG_SIZE_TOO_LARGE, Report.INVALID_MSG, Report.INVALID_MSG_SIZE, Report.INVALID_RECORD})
-
-# All of librdkafka's own codes begin with an underscore.
-FATAL, QUEUE_FULL = Report._FATAL, Report._QUEUE_FULL  # noqa: SLF001
 
 _log = logging.getLogger(__name__)
-# librdkafka tells of every reconnect; whoever wants to read that turns this logger on.
-_client_log = logging.getLogger("clickwell.librdkafka")
-_client_log.addHandler(logging.NullHandler())
-_client_log.propagate = False
 
 
-def _edge(settings: Settings) -> "Edge | None":
+def edge_for(settings: Settings) -> "Edge | None":
+    """Return what replaces names before they leave the process; None when they stay.
+
+    Raises:
+        SettingsError: the secret keys cannot be used.
+        UsageError: the settings want it, and a package that it needs is not installed.
+    """
     if not (settings.privacy.pseudonyms or settings.privacy.shred):
         return None
     try:
@@ -70,15 +59,6 @@ def _edge(settings: Settings) -> "Edge | None":
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed", fix="pip install 'clickwell[privacy]'") from None
     return edge_of(settings)
-
-
-@dataclass(slots=True)
-class _Replay:
-    """Records of the spool that are in flight, oldest first, and what is known of each."""
-
-    records: list[Record]
-    outcomes: list[Literal["waiting", "acked", "again", "hopeless"]] = field(default_factory=list)
-    waiting: int = 0
 
 
 class Emitter:
@@ -105,13 +85,12 @@ class Emitter:
         self._settings = settings or Settings.load()
         self._clock = SystemClock()
         # Replaces names before they leave the process; None leaves them.
-        self.edge = _edge(self._settings)
-        self._headers = {kind: headers(kind, "", source) for kind in TOPIC_OF}
-        self._tracing = tracing_of(self._settings)
+        self.edge = edge_for(self._settings)
         buffers = self._settings.emitter
         self._spool = Spool.claim(buffers.spool, max_bytes=buffers.spool_bytes) if buffers.spool else None
         self._spooling = bool(self._spool)  # new events go behind those on disk
-        self._producer = self._connect()
+        # With a spool no event may run out of time on its own: a younger one could be delivered before it.
+        self._connection = Connection(self._settings, source, expires=self._spool is None)
         self._pid = os.getpid()
 
         # Counters have one writer each: what callers count is guarded by the lock, the rest belongs to the thread.
@@ -119,11 +98,9 @@ class Emitter:
         self._reports = {kind: partial(self._reported, self.stats[kind]) for kind in TOPIC_OF}
         self._handed = 0
         self._resolved = 0
-        self._replayed_reports = 0
         self._stranded: list[tuple[Record, OnDelivery | None]] = []  # failed in memory, on their way to the spool
-        self._replay: _Replay | None = None
+        self._replay: Replay | None = None
         self._replay_at = 0.0
-        self._fatal = False
 
         self._lock = threading.RLock()
         self._progress = threading.Condition(self._lock)
@@ -197,7 +174,7 @@ class Emitter:
                 else partial(self._reported_to, counts, record, on_delivery)
             )
             self._handed += 1
-            error = self._produce(record, report)
+            error = self._connection.produce(record, report)
             if error is None:
                 counts.accepted += 1
                 return True
@@ -275,63 +252,22 @@ class Emitter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _connect(self) -> Producer:
-        buffers = self._settings.emitter
-        config: dict[str, Any] = {
-            **librdkafka_config(self._settings.kafka),
-            "enable.idempotence": True,
-            "acks": "all",
-            # As the Java client picks partitions, so that all clients put a document into the same one.
-            "partitioner": "murmur2_random",
-            "compression.type": buffers.compression,
-            "linger.ms": buffers.linger_ms,
-            # With a spool no event may run out of time on its own: a younger one could be delivered before it.
-            "delivery.timeout.ms": DELIVERY_SECONDS * 1000 if self._spool is None else 0,
-            "message.max.bytes": MAX_RECORD_BYTES,
-            "queue.buffering.max.messages": buffers.buffer_events,
-            "queue.buffering.max.kbytes": BUFFER_KBYTES,
-            # The default of 10 s would let a broker that is back wait that long for the first event.
-            "reconnect.backoff.max.ms": 1000,
-            "error_cb": self._on_error,
-        }
-        return Producer(config, logger=_client_log)
-
-    def _produce(self, record: Record, report: Callable[[Report | None, Message], None]) -> Report | None:
-        """Hand a record to the client; return why it does not take it, None if it does."""
-        version, _, *rest = self._headers[record.kind]
-        if self._tracing is not None:
-            rest += self._tracing.headers()
-        try:
-            self._producer.produce(
-                TOPIC_OF[record.kind],
-                record.value,
-                record.key,
-                on_delivery=report,
-                headers=[version, ("ce_id", record.id.encode()), *rest],
-            )
-        except BufferError:
-            return Report(QUEUE_FULL)
-        except KafkaException as error:
-            self._on_error(error.args[0])
-            return error.args[0]  # type: ignore[no-any-return]  # it is always a KafkaError
-        return None
-
     # What follows runs in the emitter's own thread, and so do all delivery reports.
 
     def _run(self) -> None:
         synced = heard = time.monotonic()
         while not (self._stopping.is_set() and self._in_memory == 0 and self._replay is None):
             if self._stopping.is_set():
-                self._producer.purge()
-            before = self._resolved, self._replayed_reports
-            self._producer.poll(0.1)
+                self._connection.purge()
+            before = self._unreported()
+            self._connection.poll(0.1)
             now = time.monotonic()
-            if self._in_flight == 0 or before != (self._resolved, self._replayed_reports):
+            if self._in_flight == 0 or before != self._unreported():
                 heard = now
             elif self._spool is not None and now - heard > SPOOL_AFTER_SECONDS:
                 with self._lock:
                     self._spooling = True
-                    self._producer.purge()
+                    self._connection.purge()
                 heard = now
             self._advance()
             with self._lock:
@@ -340,15 +276,17 @@ class Emitter:
                 self._spool.sync()
                 synced = now
 
+    def _unreported(self) -> tuple[int, int]:
+        """Return what changes with every report, and with nothing else while reports are awaited."""
+        return self._resolved, self._replay.waiting if self._replay else 0
+
     def _advance(self) -> None:
         """Do what is due when nothing that was handed over directly is in flight: those events are the oldest."""
         if self._handed != self._resolved:
             return
-        if self._fatal and not len(self._producer):
+        if self._connection.broken:
             with self._lock:
-                _log.warning("the Kafka client met an error that it cannot mend and was made anew")
-                self._producer = self._connect()
-                self._fatal = False
+                self._connection.mend()
         if self._spool is None:
             return
         if self._stranded:
@@ -382,37 +320,19 @@ class Emitter:
             return
         with self._lock:
             payloads = spool.take(min(REPLAY_RECORDS, self._settings.emitter.buffer_events))
-        self._replay = replay = _Replay([unpack(payload) for payload in payloads])
-        for index, record in enumerate(replay.records):
-            replay.outcomes.append("waiting")
-            replay.waiting += 1
-            error = self._produce(record, partial(self._replayed, replay, index))
-            if error is not None:
-                replay.outcomes[index] = "hopeless" if error.code() in HOPELESS else "again"
-                replay.waiting -= 1
-                break
+        self._replay = Replay([unpack(payload) for payload in payloads], self._connection)
 
-    def _replayed(self, replay: _Replay, index: int, error: Report | None, _: Message) -> None:
-        self._replayed_reports += 1
-        replay.waiting -= 1
-        if error is None:
-            replay.outcomes[index] = "acked"
-        else:
-            self._on_error(error)
-            replay.outcomes[index] = "hopeless" if error.code() in HOPELESS else "again"
-
-    def _end_replay(self, spool: Spool, replay: _Replay) -> None:
+    def _end_replay(self, spool: Spool, replay: Replay) -> None:
         """Drop the records up to the first that must be sent again; that one and all behind it stay."""
-        outcomes = replay.outcomes
-        ended = outcomes.index("again") if "again" in outcomes else len(outcomes)
-        for record, outcome in zip(replay.records[:ended], outcomes, strict=False):
-            if outcome == "hopeless":
-                self._give_up(record, "the broker refuses this record")
-            else:
+        ended = replay.ended()
+        for record, acked in ended:
+            if acked:
                 self.stats[record.kind].acked += 1
                 self.stats[record.kind].replayed += 1
+            else:
+                self._give_up(record, "the broker refuses this record")
         with self._lock:
-            spool.done(ended)
+            spool.done(len(ended))
             spool.rewind()
             self._spooling = len(spool) > 0
         self._replay = None
@@ -439,7 +359,7 @@ class Emitter:
         tell(on_delivery, Delivery(record.id, "acked", message.partition() or 0, message.offset() or 0))
 
     def _failed(self, record: Record, on_delivery: OnDelivery | None, error: Report) -> None:
-        self._on_error(error)
+        self._connection.note(error)
         if self._spool is not None and error.code() not in HOPELESS:
             with self._lock:
                 self._spooling = True
@@ -457,7 +377,3 @@ class Emitter:
         # The first of a row says it all; the counter has the rest.
         if counts.failed & (counts.failed - 1) == 0:
             _log.warning("%d events of kind %s were not delivered: %s", counts.failed, record.kind, why)
-
-    def _on_error(self, error: Report) -> None:
-        if error.fatal() or error.code() == FATAL:
-            self._fatal = True

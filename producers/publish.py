@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 from clickwell.clock import SystemClock
 from clickwell.errors import DecodeError
 from clickwell.producers import metarank, sessions, ubi
+from clickwell.producers.connection import DELIVERY_SECONDS
 from clickwell.producers.dialects import NOT_APPLICABLE
-from clickwell.producers.emitter import DELIVERY_SECONDS
 from clickwell.producers.files import Line
 from clickwell.producers.records import Kind, Record, interaction_record, search_record
 from clickwell.schemas.interactions import MAX_TIMESTAMP_MS, Interaction

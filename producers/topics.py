@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 from clickwell.clock import MS_PER_DAY
 from clickwell.errors import KafkaError
 from clickwell.kafka import KafkaLog, librdkafka_config
-from clickwell.producers.emitter import MAX_RECORD_BYTES
+from clickwell.producers.connection import MAX_RECORD_BYTES
 from clickwell.schemas.topics import TOPICS, Topic
 from clickwell.settings import KafkaSettings, Settings
 

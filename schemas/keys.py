@@ -9,6 +9,8 @@
 | `{cw1}:workers` | hash | worker id -> JSON of its last report |
 | `{cw1}:losses` | list | JSON of each range of offsets that retention took before it was applied |
 | `{cw1}:keys` | hash | id of an API key -> JSON of it, with its SHA-256 in place of its text |
+| `{cw1}:taken:recent`, `{cw1}:taken:older` | set | 16-byte hashes of events that API servers took last, and before |
+| `{cw1}:quota:<key id>` | hash | an API key's bucket: `tokens` that were left, and `at` when, epoch ms |
 | `{cw1}:shred` | hash | pseudonym -> when its key was made, epoch ms in 8 bytes, and the key, with `privacy.shred` |
 | `{cw1}:ctr:d:<retriever_id>` | hash | feature_id -> `estimate low`: corrected CTR over all queries, as decimals |
 | `{cw1}:ctr:q:<retriever_id>`, line break, `<query>` | hash | the same for one query, in its normal form |
@@ -40,6 +42,8 @@ FRESH = "{cw1}:fresh"
 WORKERS = "{cw1}:workers"
 LOSSES = "{cw1}:losses"
 KEYS = "{cw1}:keys"
+TAKEN = "{cw1}:taken"
+QUOTA = "{cw1}:quota"
 PERSONAL_KEYS = "{cw1}:shred"
 
 CORRECTED = "{cw1}:ctr:"

@@ -165,23 +165,24 @@ def replace_files(
     now_ms = time.time_ns() // 1_000_000
     removes = [RemoveAction(file.path, data_change, now_ms, file.size, {DATE: file.day.isoformat()}) for file in group]
     for _ in range(MAX_LOSSES):
+        # Before every try, the first one too: the table may have moved on since the group was chosen, and a commit on
+        # its present version is refused by nobody. Adding the file for removed ones would have every row twice.
+        live = {file.path for file in live_files(delta)}
+        if adds and set(paths) <= live:
+            return True  # the error hid a commit that got through
+        if not {file.path for file in group} <= live:
+            break
         try:
             delta.create_write_transaction(
                 [*removes, *adds],
                 "append",
                 delta.schema(),
                 partition_by=[DATE],
-                # The library's own retry would add the file even if the removed ones were gone: every row twice.
+                # The library's own retry would look at nothing of this.
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
             delta.update_incremental()
-            live = {file.path for file in live_files(delta)}
-            if adds and set(paths) <= live:
-                return True
-            if not {file.path for file in group} <= live:
-                files.remove(delta, paths)
-                return False
         else:
             delta.update_incremental()
             return True

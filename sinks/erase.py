@@ -84,17 +84,23 @@ def related(
         for each in wanted
         if all(each.values())
     ]
+    names = sorted({name for each in conditions for name, _ in each})
     with _storage(settings):
         delta = open_table(settings, table)
         for file in live_files(delta) if conditions else ():
-            rows = files.read(delta, [file.path], sorted({*columns, *_columns(subjects)}))
-            met = [
-                reduce(pc.and_, [pc.is_in(rows[name], value_set=values) for name, values in each])
-                for each in conditions
-            ]
-            rows = rows.filter(reduce(pc.or_, met))
-            owners, names = _owners(rows, subjects)
-            yield rows, [names[owner] if owner != _NOBODY else "" for owner in owners]
+            keys = files.read(delta, [file.path], names)
+            met = reduce(
+                pc.or_,
+                [
+                    reduce(pc.and_, [pc.is_in(keys[name], value_set=values) for name, values in each])
+                    for each in conditions
+                ],
+            )
+            if not pc.any(met).as_py():
+                continue
+            rows = files.read(delta, [file.path], sorted({*columns, *_columns(subjects)})).filter(met)
+            owners, erasures = _owners(rows, subjects)
+            yield rows, [erasures[owner] if owner != _NOBODY else "" for owner in owners]
 
 
 def rewrite(settings: Settings, table: Table, subjects: Subjects, failpoints: Failpoints) -> Erased:

@@ -19,16 +19,30 @@ local FACTS_LIFE = 172800 -- seconds beside three buckets; as for ids, for parti
 -- Of a row: exposures, clicks, skips, conversions; by document also those at the first positions.
 local ONE, TWO = '<i4i4i4i4', '<i4i4i4i4i4i4i4i4'
 
--- A row and its gains, as it is stored. A part of a window may be below zero, where only its sum is not.
-local function sum(row, gains, at, size)
-  if size == 16 then
+local MOST_SUMS = 4096 -- some 0.5 MB
+
+-- Sums that came up, by gain and row: small counts are by far the most frequent, and struct takes ten times as long.
+local sums, many_sums = {}, 0
+
+-- A row and its gain, as it is stored. A part of a window may be below zero, where only its sum is not.
+local function sum(row, gain)
+  local of_gain = sums[gain]
+  if of_gain and of_gain[row] then return of_gain[row] end
+  local total
+  if #row == 16 then
     local a, b, c, d = struct.unpack(ONE, row)
-    local e, f, g, h = struct.unpack(ONE, gains, at)
-    return struct.pack(ONE, a + e, b + f, c + g, d + h)
+    local e, f, g, h = struct.unpack(ONE, gain)
+    total = struct.pack(ONE, a + e, b + f, c + g, d + h)
+  else
+    local a, b, c, d, e, f, g, h = struct.unpack(TWO, row)
+    local i, j, k, l, m, n, o, p = struct.unpack(TWO, gain)
+    total = struct.pack(TWO, a + i, b + j, c + k, d + l, e + m, f + n, g + o, h + p)
   end
-  local a, b, c, d, e, f, g, h = struct.unpack(TWO, row)
-  local i, j, k, l, m, n, o, p = struct.unpack(TWO, gains, at)
-  return struct.pack(TWO, a + i, b + j, c + k, d + l, e + m, f + n, g + o, h + p)
+  if many_sums == MOST_SUMS then sums, many_sums = {}, 0 end
+  sums[gain] = sums[gain] or {}
+  sums[gain][row] = total
+  many_sums = many_sums + 1
+  return total
 end
 
 -- Adds to one table of a shard and notes its name. Rows beyond the limit go to the row `other` of their retriever.
@@ -40,19 +54,20 @@ local function write_table(prefix, name, names, gains, limit, expires_ms)
     local last = math.min(first + BATCH - 1, #names)
     local rows = redis.call('HMGET', key, unpack(names, first, last))
     for n = first, last do
-      local row, at = rows[n - first + 1], width * (n - 1) + 1
+      local row, gain = rows[n - first + 1], string.sub(gains, width * (n - 1) + 1, width * n)
       if row or size < limit then
         out[#out + 1] = names[n]
-        out[#out + 1] = row and sum(row, gains, at, width) or string.sub(gains, at, at + width - 1)
+        out[#out + 1] = row and sum(row, gain) or gain
         if not row then size = size + 1 end
       else
         -- Names of retrievers are free too: when even their rows become too many, all share one.
         local other = (size < 2 * limit and string.match(names[n], '^[^%z]*') or '') .. '\0\0'
-        if not others[other] then
-          others[other] = string.rep('\0', width)
+        if others[other] then
+          others[other] = sum(others[other], gain)
+        else
+          others[other] = gain
           size = size + 1
         end
-        others[other] = sum(others[other], gains, at, width)
       end
     end
   end
@@ -62,7 +77,7 @@ local function write_table(prefix, name, names, gains, limit, expires_ms)
       if out[n] == other then place = n end
     end
     local before = out[place + 1] or redis.call('HGET', key, other)
-    out[place], out[place + 1] = other, before and sum(row, before, 1, width) or row
+    out[place], out[place + 1] = other, before and sum(row, before) or row
   end
   for first = 1, #out, BATCH do redis.call('HSET', key, unpack(out, first, math.min(first + BATCH - 1, #out))) end
   if fresh then

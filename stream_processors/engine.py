@@ -41,6 +41,9 @@ DECODED_AT_ONCE = 2000
 # A seek that brings no chunk within this time, or lag without progress, is tried again: the chunk that would have shown
 # the gap may be the last one of the log.
 IMPATIENCE = 5.0
+# After the log was asked it is tried less and less often: each time what is on its way is thrown away, and on a machine
+# that is too busy to bring it in that time it would never come.
+MOST_PATIENCE = 40.0
 # A partition without new records passes dedup buckets by the clock, this far behind it, so that neither a clock that is
 # wrong by hours nor records that this worker has not heard of yet can meet ids that were forgotten too early.
 IDLE_BUCKETS = 24
@@ -86,6 +89,7 @@ class Part:
         all_at: when all shards were last moved, also those that the records did not touch.
         gap: the last (position, first offset) that did not fit; seen again after a seek, the log may have a hole.
         oldest_ms, received_ms: broker's times of the first and the last record of the last chunk.
+        patience: seconds after which a chunk that does not come is asked for again.
         erased: whose events are left out here.
     """
 
@@ -103,6 +107,7 @@ class Part:
     progress_at: float = field(default_factory=time.monotonic)
     oldest_ms: int = 0
     received_ms: int = 0
+    patience: float = IMPATIENCE
     erased: Erased = field(default_factory=lambda: Erased(lambda: Keys({})))
 
     @property
@@ -216,7 +221,7 @@ class Engine:
             return
         if records[0].offset < part.position:
             records = [record for record in records if record.offset >= part.position]
-        part.seeking_since, part.gap = 0.0, None
+        part.seeking_since, part.gap, part.patience = 0.0, None, IMPATIENCE
         epoch = part.epoch
         try:
             with self._traced(part, records):
@@ -247,8 +252,10 @@ class Engine:
         for part in list(self.parts.values()):
             waiting_since = part.seeking_since or (part.progress_at if end_of(part.tp) > part.position else now)
             if part.seeking_since and end_of(part.tp) <= part.position:
-                part.seeking_since = 0.0
-            elif part.idle and now - waiting_since > IMPATIENCE:
+                part.seeking_since, part.patience = 0.0, IMPATIENCE
+            elif part.idle and now - waiting_since > part.patience:
+                if part.seeking_since:
+                    part.patience = min(2 * part.patience, MOST_PATIENCE)
                 # After a seek that brought nothing the log is asked: it may have no records there.
                 self._start_rewind(part, "no chunk came", probe=bool(part.seeking_since))
             elif part.idle and not part.seeking_since:

@@ -95,24 +95,26 @@ class PopularityLane:
 
     def add(self, work: Work, batch: Batch[Row], done: Sequence[int] | None) -> None:
         """Group rows by shard."""
-        hashes = self._hashes.of({row.feature_id for row in batch.rows})
-        shares, digest = work.shards, xxhash.xxh3_64_digest
+        documents = [row.feature_id for row in batch.rows]
+        hashes = self._hashes.of({*documents})
+        shares, digest, counted = work.shards, xxhash.xxh3_64_digest, 0
         # The oldest time that still counts follows the time of receipt; a look at the extremes spares it for each row.
         some_late = min(batch.times) < self._oldest_ms(max(batch.received))
-        for i, packed in enumerate(self._gains.of(batch.rows)):
-            row = batch.rows[i]
-            document = row.feature_id
+        columns = batch.rows, documents, self._gains.of(batch.rows), batch.times, batch.received, batch.offsets
+        for row, document, packed, time_ms, received_ms, offset in zip(*columns, strict=True):
+            if not packed:
+                continue
             hashed = hashes[document]
             shard = hashed % SHARDS
-            if not packed or (done is not None and batch.offsets[i] < done[shard]):
+            if done is not None and offset < done[shard]:
                 continue
-            if some_late and batch.times[i] < self._oldest_ms(batch.received[i]):
+            if some_late and time_ms < self._oldest_ms(received_ms):
                 work.late += 1
                 continue
             share = shares.get(shard)
             if share is None:
                 share = shares[shard] = ShardWork()
-            hour = batch.times[i] // MS_PER_HOUR
+            hour = time_ms // MS_PER_HOUR
             if row.interaction_id is not None:
                 share.ids.append(digest(row.interaction_id.encode(), hashed))
                 share.origins.append((hour, document, packed))
@@ -120,7 +122,8 @@ class PopularityLane:
             if counts is None:
                 counts = share.counts[hour] = {}
             counts[document] = counts.get(document, 0) + packed
-            work.counted += 1
+            counted += 1
+        work.counted += counted
 
     def take_back(self, work: Work, offset: int, retraction: Retraction, done: Sequence[int] | None) -> None:
         """Subtract what an event counted; one that was late, or has no counter, counted nothing."""

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ from clickwell.sealing import opener_of
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
 from clickwell.stream_processors.engagement import EngagementLane
-from clickwell.stream_processors.engine import NOWHERE, Engine, Part
+from clickwell.stream_processors.engine import NOWHERE, TP, Engine, Part
 from clickwell.stream_processors.folding import fold
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.lanes import lanes_of
@@ -60,6 +60,7 @@ class Worker:
         self._signal = 0
         self._reported = False
         self._folded = ("", 0)
+        self._ends: dict[TP, int] = {}
         self._client = connect(settings.redis, timeout=settings.redis.timeout)
         failpoints = Failpoints(settings.worker.failpoint)
         lanes = lanes_of(settings)
@@ -100,7 +101,14 @@ class Worker:
             ClickwellError: Redis or Kafka is away or unfit at the start.
         """
         await check_redis(self._client, self.settings.redis)
-        await self.ledger.install()
+        try:
+            await self.ledger.install()
+        except (RedisClientError, OSError) as error:
+            raise RedisError(
+                "Redis does not take the workers' functions",
+                why=str(error),
+                fix="look at its memory, and at what its user may do; docs/contracts/redis.md says what is needed",
+            ) from None
         for topic in self._topics:
             await asyncio.to_thread(self.kafka.describe, topic)
         loop = asyncio.get_running_loop()
@@ -176,9 +184,10 @@ class Worker:
                 log.exception("the timer goes on")
 
     async def _watch_topics(self) -> None:
-        """Notice a topic that was deleted and created again while the consumer did not look.
+        """Notice what the consumer cannot: a topic that was deleted and created again, and records it does not get.
 
-        It would take the new records for old ones, whose offsets they have, and drop them without a word.
+        It would take the new topic's records for old ones, whose offsets they have, and drop them without a word. And
+        if the brokers that it last heard of are all gone it asks no others: it would wait for ever, knowing of no lag.
         """
         while True:
             await asyncio.sleep(self.settings.worker.metadata_max_age)
@@ -186,6 +195,18 @@ class Worker:
                 ids = {name: (await asyncio.to_thread(self.kafka.describe, name))[0] for name in self._topics}
                 if any(part.topic_id not in {ids[part.topic], ""} for part in self.engine.parts.values()):
                     self.engine.rewind_all("a topic has another id")
+                self._ends = await asyncio.to_thread(self._ask_ends, list(self.engine.parts))
+
+    def _ask_ends(self, tps: Sequence[TP]) -> dict[TP, int]:
+        ends: dict[TP, int] = {}
+        for topic in {topic for topic, _ in tps}:
+            found = self.kafka.latest(topic, [partition for name, partition in tps if name == topic])
+            ends |= {(topic, partition): end for partition, end in found.items()}
+        return ends
+
+    def _end_of(self, tp: TP) -> int:
+        """Return the log's end of a partition, as far as the consumer or the broker itself has told it."""
+        return max(self.app.end_of(tp), self._ends.get(tp, 0))
 
     async def _follow_generation(self) -> bool:
         """Switch to a generation that somebody began, complete the one being built; say whether one still is."""
@@ -243,7 +264,7 @@ class Worker:
     def _pulse(self) -> Pulse:
         parts = list(self.engine.parts.values())
         return Pulse(
-            behind=any(part.position == NOWHERE or self.app.end_of(part.tp) > part.position for part in parts),
+            behind=any(part.position == NOWHERE or self._end_of(part.tp) > part.position for part in parts),
             progress_at=max((part.progress_at for part in parts), default=time.monotonic()),
             redis_answered_at=self.engine.redis_answered_at,
         )

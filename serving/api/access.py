@@ -24,6 +24,7 @@ from clickwell.schemas.keys import KEYS
 from clickwell.serving.api.keys import Key, KeyRing, Scope
 from clickwell.serving.api.limits import Bucket
 from clickwell.serving.api.problems import RETRY_SECONDS, Problem
+from clickwell.serving.api.shared import Shared
 
 # A revoked key has to stop within 5 s, also when one answer of Redis comes late.
 REFRESH_SECONDS = 1.0
@@ -35,25 +36,45 @@ _BEARER = Security(HTTPBearer(auto_error=False))
 _HEADER = Security(APIKeyHeader(name="X-API-Key", auto_error=False))
 
 
+class Quota:
+    """What a key may spend, at all servers together; while Redis is away, at each of them.
+
+    Args:
+        key: has a quota.
+        shared: knows what other servers have spent.
+    """
+
+    def __init__(self, key: Key, shared: Shared) -> None:
+        self._key = key.id
+        self._shared = shared
+        self._bucket = Bucket(key.quota or 0)
+
+    async def take(self, tokens: int) -> float:
+        """Take tokens and return 0, or take none and return the seconds after which they are there."""
+        # What is too much for one server is too much for all, and need not be asked.
+        alone = self._bucket.take(tokens)
+        return alone or await self._shared.spend(self._key, self._bucket.rate, self._bucket.most, tokens)
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who sent a request: the holder of a key, or somebody on this machine while there is no key."""
 
     key: Key | None
-    bucket: Bucket | None
+    quota: Quota | None
 
     @property
     def id(self) -> str:
         """Name for logs: the key's public part."""
         return self.key.id if self.key else "local"
 
-    def spend(self, events: int) -> None:
+    async def spend(self, events: int) -> None:
         """Count events, or one for a read, against the key's quota.
 
         Raises:
             Problem: 429, the quota is used up.
         """
-        wait = self.bucket.take(events) if self.bucket else 0.0
+        wait = await self.quota.take(events) if self.quota else 0.0
         if wait:
             raise Problem(429, "over_quota", f"this key's quota is used up for {wait:.1f} s", retry_after=wait + 0.5)
 
@@ -65,14 +86,16 @@ class Access:
 
     Args:
         client: asked for the keys every second.
+        shared: knows what keys have spent elsewhere.
         origins: those whose pages may send, whatever their key.
     """
 
-    def __init__(self, client: Any, origins: tuple[str, ...]) -> None:
+    def __init__(self, client: Any, shared: Shared, origins: tuple[str, ...]) -> None:
         self.ring = KeyRing()
         self._client = client
+        self._shared = shared
         self._origins = frozenset(origins)
-        self._buckets: dict[str, Bucket] = {}
+        self._quotas: dict[str, Quota] = {}
 
     async def refresh(self) -> None:
         """Ask Redis for the keys once; a failure is logged."""
@@ -115,7 +138,9 @@ class Access:
             raise Problem(403, "scope_missing", f"this key lacks the scope {scope}")
         if key.quota is None:
             return Caller(key, None)
-        return Caller(key, self._buckets.setdefault(key.id, Bucket(key.quota)))
+        if key.id not in self._quotas:
+            self._quotas[key.id] = Quota(key, self._shared)
+        return Caller(key, self._quotas[key.id])
 
 
 def requires(scope: Scope) -> Any:
@@ -124,7 +149,7 @@ def requires(scope: Scope) -> Any:
     async def admit(request: Request, _bearer: Any = _BEARER, _header: Any = _HEADER) -> Caller:
         access: Access = request.app.state.services.access
         caller = access.admit(request, scope)
-        caller.spend(1)
+        await caller.spend(1)
         return caller
 
     return Depends(admit)

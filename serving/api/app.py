@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 import clickwell
 from clickwell.serving.api import (
@@ -34,6 +35,9 @@ from clickwell.serving.api.services import Services
 from clickwell.settings import Settings
 from clickwell.tracing import tracing_of
 
+# `Observe` does it: FastAPI's own spans and logs hold paths and the words of errors, in which ids of people stand.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+
 
 def build_app(settings: Settings) -> FastAPI:
     """Return the app; it opens its connections when it is started.
@@ -48,7 +52,7 @@ def build_app(settings: Settings) -> FastAPI:
         async with services.open():
             yield
 
-    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan)
+    app = FastAPI(title="clickwell", version=clickwell.__version__, lifespan=lifespan, telemetry=_NO_TELEMETRY)
     app.state.services = services
     app.state.readying = health.Readying(services)
     app.state.lake_watch = live.LakeWatch()

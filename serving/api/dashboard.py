@@ -20,7 +20,6 @@ from clickwell.analytics.alerting import Book
 from clickwell.analytics.details import details
 from clickwell.analytics.signals import get_retriever_signals, retrievers
 from clickwell.analytics.trend import trend
-from clickwell.clock import SystemClock
 from clickwell.errors import NoTableError
 from clickwell.schemas.interactions import MAX_FEATURE_ID, MAX_ID
 from clickwell.serving.api.access import requires
@@ -40,6 +39,7 @@ _TYPES = {".js": "text/javascript", ".css": "text/css"}
 STATIC = {each.name: each.read_bytes() for each in files("clickwell.serving.dashboard").iterdir() if each.is_file()}
 PAGES = ("queries", "query", "skipped", "document", "zero", "blind", "alerts", "alert", "popular", "pipeline")
 MOST_DAYS = 366
+_DAY = timedelta(days=1)
 _ROWS = 50
 # Months of a large lake take seconds of both cores; more at once would only wait for each other.
 _turns = asyncio.Semaphore(2)
@@ -87,19 +87,10 @@ async def signals(request: Request, since: date, until: date, retriever: Retriev
 
 @data.get("/trend")
 async def hours(request: Request, since: date, until: date, retriever: Retriever) -> Response:
-    """Return a retriever's hours, and those of the period of the same length before."""
+    """Return a retriever's hours, together with those of the period of the same length before."""
     _check(since, until)
     settings = services_of(request).settings
-    length = until - since + timedelta(days=1)
-
-    def find() -> dict[str, Any]:
-        return {
-            "at_ms": _now_ms(),
-            "now": trend(settings, retriever, since, until),
-            "before": trend(settings, retriever, since - length, since - timedelta(days=1)),
-        }
-
-    return _json(await _in_turn(find))
+    return _json(await _in_turn(lambda: trend(settings, retriever, since - (until - since) - _DAY, until)))
 
 
 @data.get("/alerts")
@@ -139,7 +130,6 @@ async def one(
 
 def _signals(settings: Settings, retriever: str | None, since: date, until: date) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "at_ms": _now_ms(),
         "lake": True,
         "retrievers": [],
         "retriever": retriever,
@@ -170,7 +160,3 @@ def _check(since: date, until: date) -> None:
 
 def _json(content: Any) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json", headers={"Cache-Control": "no-store"})
-
-
-def _now_ms() -> int:
-    return SystemClock().now_ms()

@@ -54,7 +54,7 @@ def _route(path: str) -> Callable[[Request], Awaitable[Response]]:
         caller = services.access.admit(request, Scope.WRITE)
         translate = _translation(path, request)
         events, single = await receive(request)
-        caller.spend(len(events))
+        await caller.spend(len(events))
         request.state.events = len(events)
         return respond(await take(services.capture, translate, events, single=single))
 

@@ -6,15 +6,16 @@ The answer is a receipt for the request, not for the deed.
 from datetime import UTC, datetime
 from hashlib import blake2b
 from time import monotonic
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, StringConstraints
+from pydantic import StringConstraints
 
 from clickwell.producers.records import erasure_record
 from clickwell.schemas.erasure import MAX_REASON, Erasure
 from clickwell.schemas.interactions import MAX_ID, MAX_INTERACTION_ID
 from clickwell.schemas.wire import new_id
+from clickwell.serving.answers import Receipt
 from clickwell.serving.api.access import Caller, requires
 from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.problems import Problem
@@ -27,15 +28,6 @@ Eraser = Annotated[Caller, requires(Scope.ERASE)]
 Reason = Annotated[str, Query(max_length=MAX_REASON, description="Why, for the receipt.")]
 
 router = APIRouter(tags=["interactions"])
-
-
-class Receipt(BaseModel):
-    """A request to forget, as it stands in the log; erasing goes on from there."""
-
-    receipt_id: str
-    subject: Literal["interaction_id", "user_id"]
-    status: Literal["requested"] = "requested"
-    requested_at: datetime
 
 
 class Requested:

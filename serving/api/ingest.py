@@ -76,7 +76,7 @@ def _route(path: str, kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         caller = services.access.admit(request, Scope.WRITE)
         salt = salt_of(request, caller.id)
         events, single = await receive(request)
-        caller.spend(len(events))
+        await caller.spend(len(events))
         request.state.events = len(events)
         return respond(await services.capture.take(kind, events, salt=salt, single=single))
 

@@ -1,6 +1,5 @@
 """`/v1/retrievers/{id}/signals`, `/ctr`, `/queries`, `/documents`: what searches say of a retriever's relevance."""
 
-import asyncio
 from datetime import date
 from typing import Annotated, Any
 
@@ -11,12 +10,12 @@ from clickwell.analytics.findings import LOW_CTR
 from clickwell.analytics.signals import Signals, get_retriever_signals
 from clickwell.schemas.interactions import MAX_ID
 from clickwell.serving.api.access import requires
+from clickwell.serving.api.asking import Turns
 from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.services import services_of
 
-# Days that changed are counted before the answer, each with all cores; more at once would only wait for each other.
-_AT_ONCE = 2
-_counting = asyncio.Semaphore(_AT_ONCE)
+# Days that changed are counted before the answer.
+_turns = Turns(2)
 _plain = TypeAdapter(Signals)
 
 router = APIRouter(prefix="/v1/retrievers/{retriever_id}", tags=["signals"], dependencies=[requires(Scope.READ)])
@@ -35,18 +34,17 @@ async def _signals(
     *,
     compare: Annotated[bool, Query(description="Also compare with the period before.")] = True,
 ) -> Signals:
-    async with _counting:
-        return await asyncio.to_thread(
-            get_retriever_signals,
-            retriever_id,
-            settings=services_of(request).settings,
-            since=since,
-            until=until,
-            days=days,
-            compare=compare,
-            limit=limit,
-            low_ctr=low_ctr,
-        )
+    return await _turns.take(
+        get_retriever_signals,
+        retriever_id,
+        settings=services_of(request).settings,
+        since=since,
+        until=until,
+        days=days,
+        compare=compare,
+        limit=limit,
+        low_ctr=low_ctr,
+    )
 
 
 Found = Annotated[Signals, Depends(_signals)]

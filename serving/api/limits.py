@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import zstandard
 from starlette.datastructures import Headers
@@ -15,8 +16,8 @@ MAX_BODY = 2_000_000
 MAX_EVENTS = 1000
 # Frames may ask for more memory than they have content; 8 MiB is what the format's specification wants supported.
 _ZSTD_WINDOW = 8 << 20
-# A block takes 4 bytes at least and makes 128 KiB at most.
-_ZSTD_PIECE = 256
+# What is unpacked at once: 256 bytes of gzip make 264 KB at most, of zstd, with 4 bytes for a block of 128 KiB, 8 MiB.
+_PIECE = 256
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -86,44 +87,45 @@ async def read_body(request: Request) -> bytes:
 
 
 def _gunzip(data: bytes) -> bytes:
-    """Return what one or several gzip members hold, never growing beyond the limit."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        while data:
-            member = zlib.decompressobj(_GZIP)
-            parts.append(member.decompress(data, MAX_BODY + 1 - size))
-            size += len(parts[-1])
-            if size > MAX_BODY:
-                raise _too_large()
-            if not member.eof:
-                raise Problem(400, "bad_encoding", "the gzip data ends early")
-            data = member.unused_data
-    except zlib.error:
-        raise Problem(400, "bad_encoding", "the body is not gzip") from None
-    return b"".join(parts)
+    return _unpack(data, lambda: zlib.decompressobj(_GZIP), "gzip")
 
 
 def _unzstd(data: bytes) -> bytes:
-    """Return what one or several zstd frames hold, growing beyond the limit by 8 MiB at most."""
+    return _unpack(data, zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj, "zstd")
+
+
+def _unpack(data: bytes, begin: Callable[[], Any], kind: str) -> bytes:
+    """Return what one or several members hold; given up when it has grown beyond the limit by what a piece makes.
+
+    Args:
+        data: the members, one after another.
+        begin: makes what unpacks one member.
+        kind: their format's name.
+
+    Raises:
+        Problem: it is too large, or not of that format.
+    """
     parts: list[bytes] = []
-    size = at = 0
-    unpack = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    frame = unpack.decompressobj()
+    size = at = members = 0
+    member = None
     try:
         while at < len(data):
-            if frame.eof:
-                frame = unpack.decompressobj()
-            piece = data[at : at + _ZSTD_PIECE]
-            parts.append(frame.decompress(piece))
-            at += len(piece) - len(frame.unused_data)
+            if member is None or member.eof:
+                members += 1
+                # Each costs a few microseconds even if it is empty, and holds up everybody else.
+                if members > MAX_EVENTS:
+                    raise Problem(400, "bad_encoding", f"the body has more than {MAX_EVENTS:,} {kind} members")
+                member = begin()
+            piece = data[at : at + _PIECE]
+            parts.append(member.decompress(piece))
+            at += len(piece) - len(member.unused_data)
             size += len(parts[-1])
             if size > MAX_BODY:
                 raise _too_large()
-    except zstandard.ZstdError:
-        raise Problem(400, "bad_encoding", "the body is not zstd") from None
-    if not frame.eof:
-        raise Problem(400, "bad_encoding", "the zstd data ends early")
+    except (zlib.error, zstandard.ZstdError):
+        raise Problem(400, "bad_encoding", f"the body is not {kind}") from None
+    if member is None or not member.eof:
+        raise Problem(400, "bad_encoding", f"the {kind} data ends early")
     return b"".join(parts)
 
 
@@ -137,22 +139,26 @@ class Bucket:
     Args:
         rate: tokens a second.
         now: a clock in seconds.
+
+    Attributes:
+        rate: tokens a second.
+        most: tokens that it holds when it is full.
     """
 
     def __init__(self, rate: float, now: Callable[[], float] = monotonic) -> None:
-        self._rate = rate
+        self.rate = rate
         # A batch must be possible whatever the rate is.
-        self._most = max(2 * rate, MAX_EVENTS)
-        self._tokens = self._most
+        self.most = max(2 * rate, MAX_EVENTS)
+        self._tokens = self.most
         self._now = now
         self._at = now()
 
     def take(self, tokens: int) -> float:
         """Take tokens and return 0, or take none and return the seconds after which they are there."""
         now = self._now()
-        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._tokens = min(self.most, self._tokens + (now - self._at) * self.rate)
         self._at = now
         if tokens > self._tokens:
-            return (tokens - self._tokens) / self._rate
+            return (tokens - self._tokens) / self.rate
         self._tokens -= tokens
         return 0.0

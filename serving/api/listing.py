@@ -1,78 +1,33 @@
 """`GET /v1/retrievers/interactions`: single interactions out of the lake, newest first."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, BaseModel, Field, JsonValue
+from pydantic import Field
 
 from clickwell.analytics.listing import MAX_PAGE, Filters, Page, interactions
 from clickwell.errors import DecodeError
 from clickwell.schemas.interactions import (
-    MAX_FEATURE_ID,
-    MAX_ID,
     MAX_INTERACTION_ID,
     MAX_TIMESTAMP_MS,
     MIN_TIMESTAMP_MS,
     to_epoch_ms,
 )
+from clickwell.serving.answers import Freshness, InteractionPage, StoredInteraction
 from clickwell.serving.api.access import requires
+from clickwell.serving.api.asking import FeatureId, Text, Turns
 from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.problems import Problem
 from clickwell.serving.api.services import services_of
 from clickwell.settings import SignalName
 
-# A query reads the files of its days and sorts what passes; more at once would only wait for each other.
-_AT_ONCE = 4
+# A query reads the files of its days and sorts what passes.
+_turns = Turns(4)
 
 router = APIRouter(tags=["interactions"], dependencies=[requires(Scope.READ)])
 
 
-class StoredInteraction(BaseModel):
-    """One interaction as it was stored."""
-
-    interaction_id: str | None
-    feature_id: str
-    interaction_type: list[str]
-    position: int | None
-    user_id: str | None
-    session_id: str | None
-    retriever_id: str | None
-    execution_id: str | None
-    timestamp: datetime
-    sent_at: datetime | None
-    received_at: datetime | None
-    metadata: dict[str, JsonValue]
-
-
-class Freshness(BaseModel):
-    """How current an answer is: it is of the lake, which the sink writes every few seconds; null before the first."""
-
-    lake_version: int | None
-    written_at: datetime | None
-    age_seconds: float | None
-
-
-class InteractionPage(BaseModel):
-    """Interactions, newest first."""
-
-    interactions: list[StoredInteraction]
-    page: int
-    page_size: int
-    next_cursor: str | None
-    """Give it as `cursor` for the next page, which is of the same moment; null after the last."""
-    freshness: Freshness
-
-
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("holds the NUL character")
-    return text
-
-
-Text = Annotated[str, Query(min_length=1, max_length=MAX_ID), AfterValidator(_no_nul)]
-FeatureId = Annotated[str, Query(min_length=1, max_length=MAX_FEATURE_ID), AfterValidator(_no_nul)]
 Time = Annotated[str, Query(max_length=64, description="Epoch milliseconds or ISO 8601.")]
 
 
@@ -134,12 +89,8 @@ async def get_interaction(request: Request, interaction_id: InteractionId) -> St
     raise Problem(404, "not_found", "there is no such interaction in the lake")
 
 
-_turns = asyncio.Semaphore(_AT_ONCE)
-
-
 async def _query(request: Request, filters: Filters, **options: Any) -> Page:
-    async with _turns:
-        return await asyncio.to_thread(interactions, services_of(request).settings, filters, **options)
+    return await _turns.take(interactions, services_of(request).settings, filters, **options)
 
 
 def _freshness(page: Page) -> Freshness:

@@ -9,6 +9,7 @@ from clickwell import metrics
 from clickwell.exposition import registry_of
 from clickwell.metrics import Histogram, Sample
 from clickwell.serving.api.capture import Capture
+from clickwell.serving.api.shared import Shared
 from clickwell.serving.reports import ReaderStats
 
 
@@ -39,10 +40,11 @@ class Measures:
         self._requests: dict[tuple[str, str, str], Histogram] = {}
         self._events: Counter[tuple[str, str]] = Counter()
         self._rejected: Counter[tuple[str, str]] = Counter()
+        self._unshared: Counter[str] = Counter()
         self._capture: Capture | None = None
 
-    def watch(self, capture: Capture) -> None:
-        """Count what a capture does."""
+    def watch(self, capture: Capture, shared: Shared) -> None:
+        """Count what a capture does, and what it could not share."""
         self._capture = capture
 
         def count(kind: str, verdict: str, events: int) -> None:
@@ -52,7 +54,10 @@ class Measures:
             for reason, events in reasons.items():
                 self._rejected[kind, reason] += events
 
-        capture.counted, capture.refused = count, refuse
+        def miss(what: str, number: int) -> None:
+            self._unshared[what] += number
+
+        capture.counted, capture.refused, shared.unshared = count, refuse, miss
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -69,6 +74,8 @@ class Measures:
         for metric, counts in ((metrics.API_EVENTS, self._events), (metrics.API_REJECTED, self._rejected)):
             for labels, events in counts.copy().items():
                 yield metric(events, *labels)
+        for what, number in self._unshared.copy().items():
+            yield metrics.API_UNSHARED(number, what)
         if self._capture is not None:
             yield metrics.API_PENDING(self._capture.pending)
         for name, reader in self._readers.items():

@@ -22,10 +22,17 @@ from clickwell.settings import Settings
 
 # Beside the chunk that is being read; browsers and proxies stay below 16 KiB.
 MAX_HEAD = 64 << 10
+# Requests that wait on one connection for the answer to another. Few clients send any; a sender may put thousands
+# into one packet.
+MAX_PIPELINED = 32
 # An idle connection is closed; longer than most proxies' pause between two requests.
 KEEP_ALIVE_SECONDS = 65
 _STOP_SECONDS = 12
 _BACKLOG = 2048
+
+
+class _TooManyError(Exception):
+    """Makes the parser leave what it has not read."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,6 +45,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._head = 0
         self._deadline: TimerHandle | None = None
+        self._taken: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin, unless there are too many connections."""
@@ -50,6 +58,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._message_is_there()
+        self._answer_is_taken()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -61,6 +70,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Give the whole request its time, body included."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._end(Problem(503, "busy", "too many requests at once on one connection", retry_after=2))
+            raise _TooManyError
         super().on_message_begin()
         self._await_message()
 
@@ -76,6 +88,16 @@ class Protocol(HttpToolsProtocol):
         self._message_is_there()
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """Wait for a sender that does not read its answer, three times as long as for a request."""
+        super().pause_writing()
+        self._taken = self.loop.call_later(3 * self.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._answer_is_taken()
+        super().resume_writing()
+
     def send_400_response(self, _msg: str) -> None:
         """Refuse what is not HTTP."""
         self._end(Problem(400, "bad_http", "this is not a valid HTTP/1.1 request"))
@@ -88,6 +110,11 @@ class Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _answer_is_taken(self) -> None:
+        if self._taken is not None:
+            self._taken.cancel()
+            self._taken = None
 
     def _late(self) -> None:
         self._end(Problem(408, "too_slow", "the request did not arrive in time"))

@@ -1,9 +1,10 @@
 """What the API answers, as the client hands it out. Fields that a newer server adds are kept, not refused."""
 
-from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict
+
+from clickwell.serving import answers
 
 
 class _Result(BaseModel):
@@ -40,41 +41,20 @@ class Created(_Result):
     """What it cannot be used for, and why."""
 
 
-class StoredInteraction(_Result):
+class StoredInteraction(_Result, answers.StoredInteraction):
     """One interaction out of the lake."""
 
-    interaction_id: str | None
-    feature_id: str
-    interaction_type: list[str]
-    position: int | None
-    user_id: str | None
-    session_id: str | None
-    retriever_id: str | None
-    execution_id: str | None
-    timestamp: datetime
-    metadata: dict[str, JsonValue]
 
-
-class Freshness(_Result):
+class Freshness(_Result, answers.Freshness):
     """How current an answer is; None before the lake was first written."""
 
-    written_at: datetime | None
-    age_seconds: float | None
 
+class InteractionPage(_Result, answers.InteractionPage):
+    """Interactions, newest first; `next_cursor` gives the next page, None after the last."""
 
-class InteractionPage(_Result):
-    """Interactions, newest first."""
-
-    interactions: list[StoredInteraction]
-    next_cursor: str | None
-    """Gives the next page, None after the last."""
+    interactions: list[StoredInteraction]  # type: ignore[assignment]  # of the kind that keeps new fields
     freshness: Freshness
 
 
-class Receipt(_Result):
+class Receipt(_Result, answers.Receipt):
     """A request to forget, as it stands in the log."""
-
-    receipt_id: str
-    subject: str
-    status: str
-    requested_at: datetime

@@ -47,8 +47,9 @@ export function alertPositions({ positions: rows }) {
   ];
   const sub = "In the hours compared; ticks: the weeks before. Where lists became longer or shorter, the page has"
     + " changed, which alone is no loss.";
-  return section("places", "By position", sub, h("div", { class: "two" },
-    h("figure", { "aria-labelledby": "places-title" }, chart(at => dots(at, drawn, title))), table("By position, then and now", columns, rows)));
+  const figure = h("figure", { "aria-labelledby": "places-title" }, chart(at => dots(at, drawn, title)));
+  const both = table("By position, then and now", columns, rows);
+  return section("places", "By position", sub, h("div", { class: "two" }, figure, both));
 }
 
 export function alertEnd({ alert, opens, closes, first_ms: first, end_ms: end }) {

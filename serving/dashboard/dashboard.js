@@ -24,7 +24,7 @@ function from(part, id, title, make, more = "") {
     const failed = h("p", { class: "note" }, h("span", { class: "bad" }, "▲ Not read: "), part.error + " ", retry);
     const heading = h("h2", { id: id + "-title" }, title);
     const inside = part.error ? failed : h("div", { class: "bar" });
-    return h("section", { "aria-labelledby": id + "-title" }, heading, inside);
+    return h("section", { class: "unread", "aria-labelledby": id + "-title" }, heading, inside);
   });
 }
 
@@ -150,7 +150,7 @@ function pieces(now, name) {
     first.push(piece("empty", version, () => empty(now)));
     return [...first, ofLive("popular", popular), ofLive("pipeline", pipeline)];
   }
-  const back = piece("back", "", () => h("p", { class: "more" }, link(address("", { f: null }), "Back to the overview")));
+  const back = piece("back", "", () => h("p", { class: "more" }, link(address(""), "Back to the overview")));
   return [...first, ...PAGES[now.page](), ...(now.page ? [back] : [])];
 }
 

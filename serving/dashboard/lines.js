@@ -23,7 +23,8 @@ function axes(least) {
   const common = { stroke: colour("--muted"), font: FONT, grid: rule, ticks: { ...rule, size: 4 } };
   const time = (_, ticks) => ticks.map(at => ((at * 1000) % DAY ? hourName : dayName)(at * 1000));
   const share = (_, ticks) => ticks.map(value => Number((100 * value).toFixed(2)) + "%");
-  return [{ ...common, space: 60, incrs: STEPS.filter(step => step >= least), values: time }, { ...common, size: 52, space: 36, values: share }];
+  const steps = STEPS.filter(step => step >= least);
+  return [{ ...common, space: 60, incrs: steps, values: time }, { ...common, size: 52, space: 36, values: share }];
 }
 
 // Marks that are less than a label apart stand under one name.
@@ -84,7 +85,8 @@ export function lines(box, { times, now, before, marks = [], running = -1, label
       tzDate: seconds => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       padding: [inside.length ? MARKS : 6, 24, 0, 0], legend: { show: false },
       cursor: { sync: { key: "time" }, points: { size: 6 }, drag: { x: false, y: false } },
-      scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } }, axes: axes(data[0][1] - data[0][0] || 0),
+      scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
+      axes: axes(data[0][1] - data[0][0] || 0),
       series: [{}, { stroke: ink, width: 2, spanGaps: false, points: { show: few, size: 5 } }, edge, edge,
         { stroke: muted, width: 1.5, dash: [6, 3], points: { show: false } }],
       bands: [{ series: [3, 2], fill: ink.replace("rgb(", "rgba(").replace(")", ", 0.18)") }],

@@ -82,9 +82,9 @@ function widthOf(days) {
 
 export function trends({ numbers, retriever_id: retriever }, trend, alerts) {
   const { since, until, days, compare } = state(), from = Date.parse(since), end = Date.parse(until) + DAY;
-  const [width, each] = widthOf(days), now = buckets(trend.now, from, Math.min(end, serverNow()), width);
-  const before = compare ? buckets(trend.before, from - (end - from), from, width) : [];
-  const rankers = trend.now.new_rankers.map(([at, name]) => ({ at, text: "ranker " + name }));
+  const [width, each] = widthOf(days), now = buckets(trend, from, Math.min(end, serverNow()), width);
+  const before = compare ? buckets(trend, from - (end - from), from, width) : [];
+  const rankers = trend.new_rankers.map(([at, name]) => ({ at, text: "ranker " + name }));
   const found = alerts.filter(one => one.retriever_id === retriever);
   const marks = [...rankers, ...found.map(one => ({ at: one.since_ms, text: ruleText(one.rule) }))];
   const shown = {

@@ -30,7 +30,7 @@ from clickwell.clock import SystemClock
 from clickwell.errors import KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
-from clickwell.producers.emitter import MAX_RECORD_BYTES
+from clickwell.producers.connection import MAX_RECORD_BYTES
 from clickwell.producers.records import TOPIC_OF, Record
 from clickwell.schemas.keys import murmur2
 from clickwell.schemas.topics import DEAD_LETTERS

@@ -122,6 +122,13 @@ API_EVENTS = _declared("api", "counter", "api_events_total", "Events by what the
 API_REJECTED = _declared(
     "api", "counter", "api_rejected_events_total", "Events that were no valid events, by reason.", "kind", "reason"
 )
+API_UNSHARED = _declared(
+    "api",
+    "counter",
+    "api_unshared_total",
+    "Events and quotas that a server decided about by itself, as Redis did not answer.",
+    "what",
+)
 API_PENDING = _declared("api", "gauge", "api_pending_events", "Events that the broker has not confirmed.")
 READ_SECONDS = _declared(
     "api", "histogram", "read_seconds", "Time that a reader of Redis took to answer.", "reader", buckets=_READ

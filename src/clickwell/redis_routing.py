@@ -29,6 +29,8 @@ Address = tuple[str, int]
 # A key that moves on while it is asked for is redirected twice; more often only by nodes that disagree.
 MOST_HOPS = 5
 DISCOVERY = ("CLUSTER", "SLOTS")
+# Their keys follow the name or the text, and how many they are.
+_SCRIPTS = {"FCALL", "EVAL"}
 # Every primary has its own library, and is to be told whether it is alive.
 _EVERYWHERE = {"PING", "INFO", "FUNCTION LOAD"}
 
@@ -197,7 +199,7 @@ class Routes:
         """Return whom to ask instead; nobody when the reply stands."""
         if isinstance(reply, MovedError):
             return [(_named(source, reply), request._replace(asking=False))]
-        if request.args[0] == "FCALL":
+        if request.args[0] in _SCRIPTS:
             return []
         if isinstance(reply, AskError):
             return [(_named(source, reply), request._replace(asking=True))]
@@ -209,7 +211,7 @@ class Routes:
 
 def key_of(args: Sequence[Any]) -> str | bytes:
     """Return the key that decides which node takes a command; every command here has one, apart from `_EVERYWHERE`."""
-    key: str | bytes = args[3] if args[0] == "FCALL" else args[1]
+    key: str | bytes = args[3] if args[0] in _SCRIPTS else args[1]
     return key
 
 

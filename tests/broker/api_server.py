@@ -1,6 +1,7 @@
 """An API process for the tests, on a real broker."""
 
 import json
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +18,19 @@ from clickwell.producers.topics import ensure_topics
 from clickwell.settings import Settings
 
 READ_SECONDS = 1
+INTERACTIONS_URL = "/v1/retrievers/interactions"
+SEEDS_OWN = {
+    "interaction_type": ["click"],
+    "position": 2,
+    "metadata": {"duration_ms": 4200, "query": "trail shoes", "device": "mobile"},
+    "user_id": "u-seed",
+    "session_id": "s-seed",
+}
+
+
+def click(**fields) -> dict:
+    """Return the seed page's interaction with an id of its own, and other fields."""
+    return SEEDS_OWN | {"feature_id": "api-doc", "interaction_id": secrets.token_hex(8)} | fields
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:

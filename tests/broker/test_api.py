@@ -4,27 +4,17 @@ import gzip
 import json
 import secrets
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import zstandard
 
+from clickwell.devstack.process import free_port, listens
+from clickwell.devstack.stack import Api
 from clickwell.schemas.topics import ERASURES, INTERACTIONS, SEARCHES
 
-from .api_server import READ_SECONDS, Server, wait_for
-
-INTERACTIONS_URL = "/v1/retrievers/interactions"
-SEEDS_OWN = {
-    "interaction_type": ["click"],
-    "position": 2,
-    "metadata": {"duration_ms": 4200, "query": "trail shoes", "device": "mobile"},
-    "user_id": "u-seed",
-    "session_id": "s-seed",
-}
+from .api_server import INTERACTIONS_URL, SEEDS_OWN, Server, click, wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -45,10 +35,6 @@ def guarded(kafka: str, clickwell, tmp_path_factory: pytest.TempPathFactory) -> 
     wait_for(lambda: started.client.get("/v1/top").status_code == 200)
     yield started
     started.stop()
-
-
-def click(**fields) -> dict:
-    return SEEDS_OWN | {"feature_id": "api-doc", "interaction_id": secrets.token_hex(8)} | fields
 
 
 def test_an_interaction_is_in_the_log_when_the_answer_comes(server):
@@ -148,78 +134,6 @@ def test_boosts_are_neutral_while_nobody_counts(server):
     assert server.client.post("/v1/boosts", json=asked).json()["reason"] == "absent"
     assert server.client.get("/v1/boosts", params={"feature_id": ["a", "b"]}).json()["neutral"]
     assert server.client.get("/v1/top").json() == {"top": []}
-
-
-HEAD = b"POST /v1/retrievers/interactions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-BOTH = HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        pytest.param(BOTH, 400, id="two lengths"),
-        pytest.param(HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400, id="lengths that differ"),
-        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, id="chunks that are none"),
-        pytest.param(b"nonsense\r\n\r\n", 400, id="not HTTP"),
-        pytest.param(HEAD + b"X: " + b"a" * 400_000, 431, id="endless head"),
-        pytest.param(HEAD + b"Content-Length: 5000000\r\n\r\n", 413, id="announced too large"),
-        pytest.param(HEAD + b"Content-Length: 50\r\n\r\n{", 408, id="body that does not come"),
-        pytest.param(HEAD, 408, id="head that does not end"),
-        pytest.param(HEAD + b"Content-Length: 2\r\nContent-Encoding: br\r\n\r\n{}", 415, id="unknown encoding"),
-    ],
-)
-def test_hostile_requests_get_a_4xx(server, request_bytes, status):
-    """As problems, whatever layer refuses them."""
-    answer = server.raw(request_bytes)
-    assert answer.startswith(b"HTTP/1.1 %d" % status), answer[:200]
-    assert b"application/problem+json" in answer
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"\xff\xfe",
-        b'{"feature_id":"\xff","interaction_type":["click"]}',
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b'{"feature_id":"a","feature_id":"b","interaction_type":["click"]}',
-        b'{"feature_id":"a","interaction_type":["click"],"position":1e999}',
-        b'{"feature_id":"a","interaction_type":["click"],"timestamp":%b}' % (b"9" * 10_000),
-        b"[" + b",".join([b"{}"] * 1001) + b"]",
-        gzip.compress(bytes(50_000_000)),
-    ],
-)
-def test_hostile_bodies_get_a_4xx(server, body):
-    """And the next request is served."""
-    headers = {"Content-Encoding": "gzip"} if body[:2] == b"\x1f\x8b" else {}
-    refused = server.client.post(INTERACTIONS_URL, content=body, headers=headers)
-    assert 400 <= refused.status_code < 500
-    assert refused.headers["content-type"] == "application/problem+json"
-    assert server.client.post(INTERACTIONS_URL, json=click()).status_code == 202
-
-
-def test_slow_senders_do_not_hold_up_the_others_nor_the_memory(server):
-    """A hundred connections that send nothing more are closed; meanwhile everybody else is served."""
-    before = resident_mb(server.api.pid)
-    slow = [socket.create_connection(("127.0.0.1", server.api.port)) for _ in range(100)]
-    for connection in slow:
-        connection.sendall(HEAD + b"Content-Length: 1900000\r\n\r\n" + bytes(100_000))
-    began = time.monotonic()
-    assert server.client.post(INTERACTIONS_URL, json=click()).status_code == 202
-    assert time.monotonic() - began < READ_SECONDS
-    for connection in slow:
-        connection.settimeout(5 * READ_SECONDS)
-        assert b" 408 " in connection.recv(200)
-        connection.close()
-    assert resident_mb(server.api.pid) < before + 150
-
-
-def resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def test_without_a_key_only_this_machine_is_served(server):
@@ -324,6 +238,36 @@ def test_quotas_and_origins_belong_to_a_key(guarded, clickwell):
     assert int(over.headers["retry-after"]) > 60
     foreign = guarded.client.post(INTERACTIONS_URL, json=click(), headers=mine | {"Origin": "https://shop.example"})
     assert foreign.status_code == 403
+
+
+@pytest.fixture(scope="module")
+def twin(guarded: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of another API process on the same broker and Valkey."""
+    other = Api(tmp_path_factory.mktemp("twin"), free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in guarded.environment.items():
+            patch.setenv(name, value)
+        other.spawn()
+    wait_for(lambda: listens(other.port), 60)
+    yield other.address
+    other.stop()
+
+
+def test_servers_know_what_the_others_took_and_what_a_key_has_spent(guarded, twin, clickwell):
+    """A repeat is told by whichever server it reaches, and is in the log once; a quota is one for all."""
+    event = click()
+    assert guarded.client.post(INTERACTIONS_URL, json=event).json()["accepted"] == 1
+    answer = guarded.client.post(f"{twin}{INTERACTIONS_URL}", json=[event, click()]).json()
+    assert [each["verdict"] for each in answer["results"]] == ["duplicate", "accepted"]
+    assert guarded.client.post(INTERACTIONS_URL, json=event | {"feature_id": "another"}).json()["accepted"] == 1
+    assert [event_id for event_id, _ in guarded.log(INTERACTIONS.name)].count(event["interaction_id"]) == 2
+
+    mine = guarded.key(clickwell, "--scope", "write", "--quota", "1")
+    batch = [click() for _ in range(600)]
+    wait_for(lambda: guarded.client.post(INTERACTIONS_URL, json=batch, headers=mine).status_code == 202)
+    over = guarded.client.post(f"{twin}{INTERACTIONS_URL}", json=batch, headers=mine)
+    assert over.status_code == 429
+    assert int(over.headers["retry-after"]) > 60
 
 
 def test_the_log_of_the_api_names_nobody(guarded, clickwell):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -38,11 +39,18 @@ def api(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSc
 schema = schemathesis.pytest.from_fixture("api")
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    """One connection for all requests: making one takes longer than most answers."""
+    with requests.Session() as kept:
+        yield kept
+
+
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_the_document_describes(case: schemathesis.Case) -> None:
+def test_every_answer_is_one_that_the_document_describes(case: schemathesis.Case, session: requests.Session) -> None:
     """No 5xx, no status, type or body outside the schema."""
-    case.call_and_validate(checks=CHECKS)
+    case.call_and_validate(checks=CHECKS, session=session)
 
 
 def test_the_document_has_the_events_own_schemas(api: BaseSchema) -> None:

@@ -15,7 +15,7 @@ from clickwell.schemas.decode_searches import SearchDecoder
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id
 from clickwell.sealing import opener_of
-from clickwell.serving.api.capture import Capture
+from clickwell.serving.api.services import Services
 from clickwell.settings import Settings
 from clickwell.testing import FakeRecord
 
@@ -28,7 +28,9 @@ USER, SESSION = "bob@shop.example", "visit-of-bob"
 def settings(request, kafka, tmp_path):
     """Settings that replace names in one way or the other."""
     privacy = {request.param: True, "shred_keys": tmp_path / "keys"}
-    made = Settings.load(tmp_path, kafka={"bootstrap_servers": kafka}, privacy=privacy)
+    # No Redis: nothing of it is needed here.
+    away = {"url": "redis://127.0.0.1:1/0"}
+    made = Settings.load(tmp_path, kafka={"bootstrap_servers": kafka}, redis=away, privacy=privacy)
     ensure_topics(made)
     return made
 
@@ -39,9 +41,11 @@ async def through_every_edge(settings, events):
         emitter.emit(events[0])
         async with AsyncEmitter(settings) as other:
             await other.emit(events[1], wait=True)
-        capture = Capture(settings, emitter)
-        taken = await capture.take("interaction", [json.dumps(event).encode() for event in events[2:4]])
-        searched = await capture.take("search", [json.dumps(event).encode() for event in events[4:]])
+    services = Services(settings)
+    async with services.open():
+        take = services.capture.take
+        taken = await take("interaction", [json.dumps(event).encode() for event in events[2:4]])
+        searched = await take("search", [json.dumps(event).encode() for event in events[4:]])
     assert {verdict.verdict for verdict in (*taken.results, *searched.results)} == {"accepted"}
 
 

@@ -16,8 +16,8 @@ from clickwell import BoostReader, Emitter
 from clickwell.settings import Settings
 
 MOST_BYTES = 200_000
-# Seconds. A build server has other work at the same time.
-FIRST_VIEW = 1.0 if os.environ.get("CI") != "true" else 5.0
+# Seconds, on a machine that does nothing else; other tests run at the same time unless somebody says that none do.
+FIRST_VIEW = 1.0 if os.environ.get("CLICKWELL_TEST_QUIET") else 5.0
 HOSTILE = "<img src=x onerror=document.title='pwned'> \u202e\u0645\u0631\u062d\u0628\u0627 " + "wide " * 150
 
 pytestmark = pytest.mark.broker

@@ -231,17 +231,18 @@ def test_one_trace_leads_from_the_request_to_redis_and_the_lake(stack, spans):
     def linked(service, name, request):
         return [s for s in all_of(service, name) if request.span_id in {link.span_id for link in s.links}]
 
-    request = wait_for(
-        lambda: [
-            span
-            for span in all_of("api", "POST /v1/retrievers/interactions")
-            if span.trace_id.hex() == TRACE and span.parent_span_id.hex() == "b7ad6b7169203331"
-        ]
-    )[0]
+    def asked():
+        return [span for part, span in list(found) if part == "clickwell-api" and span.trace_id.hex() == TRACE]
+
+    [request] = wait_for(asked)
+    assert request.name == "POST /v1/retrievers/interactions"
+    assert request.parent_span_id.hex() == "b7ad6b7169203331"
     chunks = wait_for(lambda: linked("worker", "apply interactions.v1", request))
     commits = wait_for(lambda: linked("sink", "write interactions", request))
     assert {link.trace_id.hex() for span in (*chunks, *commits) for link in span.links} == {TRACE}
     steps = wait_for(lambda: [s for s in all_of("worker", "redis") if s.parent_span_id in {c.span_id for c in chunks}])
     assert all(step.end_time_unix_nano > step.start_time_unix_nano for step in steps)
+    # Neither what people looked for nor which of them it was.
+    assert not [span for _, span in found if "trail" in str(span) or '"u3"' in str(span)]
     # What the sender has not asked to be traced is not, at the default share of one in a hundred.
     assert len(all_of("worker", "apply searches.v1")) <= 1

@@ -2,7 +2,7 @@
 
 import json
 import os
-import re
+import random
 import subprocess
 import sys
 import threading
@@ -17,86 +17,29 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from clickwell.devstack.broker import KafkaServer
-from clickwell.devstack.process import Child
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.producers.topics import ensure_topics
 from clickwell.settings import Settings
 
-from . import oracle
+from . import oracle, parts
 from .load import Load, Traffic
+from .parts import Part
 
 PARTITIONS = 4
-# Times as short as the broker allows, so that seconds show what takes minutes in production; small chunks, so that
-# there are many of them to be interrupted.
-WORKER = {
-    "SESSION_TIMEOUT": "6",
-    "HEARTBEAT_INTERVAL": "1",
-    "METADATA_MAX_AGE": "2",
-    "IDLE_SECONDS": "0.5",
-    "STALL_SECONDS": "15",
-    "CHUNK_RECORDS": "300",
-    "FETCH_BYTES": "65536",
-}
-
-
-class Worker(Child):
-    """One worker process.
-
-    Args:
-        name: its name and that of its log.
-        folder: data folder of the stack.
-        environment: settings, without the prefix.
-        failpoints: one for each start; later starts have none.
-        static: whether it joins its group under its own name.
-    """
-
-    def __init__(
-        self, name: str, folder: Path, environment: dict[str, str], failpoints: Sequence[str], *, static: bool
-    ) -> None:
-        super().__init__(name, folder / "log" / f"{name}.log")
-        self.exits: list[int] = []
-        self.wanted = True
-        self._folder, self._environment, self._failpoints = folder, environment, list(failpoints)
-        self._options = ["--instance-id", name] if static else []
-
-    def command(self) -> list[str]:
-        """Return the command line, with the next failpoint."""
-        settings = dict(self._environment)
-        if self._failpoints:
-            settings["WORKER__FAILPOINT"] = self._failpoints.pop(0)
-        words = [f"CLICKWELL_{name}={value}" for name, value in settings.items()]
-        return [
-            *("/usr/bin/env", *words),
-            *(sys.executable, "-m", "clickwell", "worker", "--data", str(self._folder), *self._options),
-        ]
-
-    def tend(self) -> None:
-        """Start it again if it has ended, as a supervisor would."""
-        if self.wanted and self.exit_code is not None:
-            self.exits.append(self.exit_code)
-            time.sleep(0.1)
-            self.spawn()
-
-    def ended(self, timeout: float) -> int:
-        """Wait for the end of a worker that nobody starts again, and return its exit code."""
-        self.wanted = False
-        wait_for(lambda: self.exit_code is not None, timeout, f"the end of {self.name}")
-        assert self.exit_code is not None
-        return self.exit_code
-
-    def output(self) -> str:
-        """Return everything that it has logged."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 class Stack:
-    """A broker, a Valkey and workers. `fresh` empties it for the next test."""
+    """A broker, a Valkey and what works with them. `fresh` empties it for the next test.
+
+    Args:
+        folder: data folder.
+    """
 
     replication = 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.workers: list[Worker] = []
+        self.parts: list[Part] = []
         self.kafka = self.make_kafka()
         self.make_redis()
         self.admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
@@ -189,32 +132,32 @@ class Stack:
         static: bool = False,
         redis_port: int | None = None,
         **settings: str,
-    ) -> list[Worker]:
+    ) -> list[Part]:
         """Start workers that are kept alive; keyword arguments are worker settings such as `CHUNK_RECORDS="50"`."""
-        addresses = self.redis | ({"url": f"redis://127.0.0.1:{redis_port}/0"} if redis_port else {})
-        environment = {
-            "KAFKA__BOOTSTRAP_SERVERS": self.kafka.address,
-            "REDIS__TIMEOUT": "2",
-            **{f"REDIS__{name.upper()}": str(value) for name, value in addresses.items()},
-            **{f"WORKER__{name}": value for name, value in (WORKER | settings).items()},
-        }
+        redis = self.redis | ({"url": f"redis://127.0.0.1:{redis_port}/0"} if redis_port else {})
+        chosen = {f"WORKER__{name}": value for name, value in settings.items()}
         workers = []
         for _ in range(count):
             self._made += 1
-            worker = Worker(f"worker-{self._made}", self.folder, environment, failpoints, static=static)
-            worker.spawn()
-            workers.append(worker)
-        with self._lock:
-            self.workers += workers
+            name, addresses = f"worker-{self._made}", (self.kafka.address, redis)
+            workers.append(parts.worker(name, self.folder, *addresses, failpoints, static=static, **chosen))
+        self.keep(*workers)
         return workers
 
-    def kill_workers(self) -> None:
-        """Kill all workers for good."""
+    def keep(self, *started: Part) -> None:
+        """Start processes, and start them again whenever they end."""
+        for part in started:
+            part.spawn()
         with self._lock:
-            for worker in self.workers:
-                worker.wanted = False
-                worker.kill()
-            self.workers = []
+            self.parts += started
+
+    def kill_workers(self) -> None:
+        """Kill all that is kept alive for good."""
+        with self._lock:
+            for part in self.parts:
+                part.wanted = False
+                part.kill()
+            self.parts = []
 
     def load(self, seed: int, rate: int = 1500, poison: float = 0.002) -> Load:
         """Return traffic for a `with` statement."""
@@ -300,18 +243,14 @@ class Stack:
             raise AssertionError(f"{error}{self.story()}") from None
 
     def story(self) -> str:
-        """Return the exit codes and the last lines of each worker, for a failure's message."""
-        tails = [
-            f"\n{worker.name} exits {worker.exits}\n" + "\n".join(worker.output().splitlines()[-25:])
-            for worker in self.workers
-        ]
-        return "".join(tails)
+        """Return the exit codes and the last lines of each process, for a failure's message."""
+        return "".join(part.story() for part in self.parts)
 
     def _supervise(self) -> None:
         while not self._stopped.wait(0.05):
             with self._lock:
-                for worker in self.workers:
-                    worker.tend()
+                for part in self.parts:
+                    part.tend()
 
 
 def wait_for(condition: Callable[[], object], timeout: float, what: str) -> None:
@@ -323,10 +262,22 @@ def wait_for(condition: Callable[[], object], timeout: float, what: str) -> None
 
 
 def storm_seconds() -> float:
-    """Return how long the long storms blow: a minute unless the environment asks for less."""
-    return float(os.environ.get("CLICKWELL_TEST_STORM_SECONDS", "60"))
+    """Return how long the storm of workers blows, unless the environment asks for another time."""
+    return float(os.environ.get("CLICKWELL_TEST_STORM_SECONDS", "20"))
 
 
-def said(worker: Worker, pattern: str) -> bool:
-    """Tell whether a worker has logged something."""
-    return re.search(pattern, worker.output()) is not None
+def ended(part: Part, timeout: float) -> int:
+    """Wait for the end of a process that nobody starts again, and return its exit code."""
+    part.wanted = False
+    wait_for(lambda: part.exit_code is not None, timeout, f"the end of {part.name}")
+    assert part.exit_code is not None
+    return part.exit_code
+
+
+def cut_log(folder: Path, rng: random.Random) -> None:
+    """Cut 2 to 60 kB off the end of Valkey's append-only file, as a power failure does."""
+    # The last of them, while it is being written anew.
+    log = max((folder / "valkey" / "appendonlydir").glob("*.incr.aof"), key=lambda file: file.stat().st_mtime_ns)
+    size = log.stat().st_size
+    with log.open("r+b") as file:
+        file.truncate(max(0, size - rng.randrange(2_000, 60_000)))

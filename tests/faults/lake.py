@@ -1,68 +1,22 @@
 """Sinks under test, and what the lake must hold: the log's own records, read again in plain Python."""
 
 import json
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from confluent_kafka import Producer
 from deltalake import DeltaTable
 
-from clickwell.devstack.process import Child
 from clickwell.kafka import KafkaLog
 from clickwell.settings import KafkaSettings
 
 from . import oracle
 from .harness import wait_for
+from .parts import Part
 
-# Small flushes, so that there are many of them to be interrupted.
-SINK = {
-    "SINK__FLUSH_ROWS": "400",
-    "SINK__FLUSH_SECONDS": "0.3",
-    "SINK__SESSION_TIMEOUT": "6",
-    "SINK__MAINTAIN_SECONDS": "0",
-    "SINK__DEAD_LETTER_TOPICS": '["interactions.v1","searches.v1"]',
-}
 PROMOTED = ("query", "duration_ms", "device")
-
-
-class Sink(Child):
-    """One sink process; `failpoints` are for its first starts, one each."""
-
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        kafka: str,
-        failpoints: Sequence[str] = (),
-        options: Sequence[str] = (),
-        **settings: str,
-    ) -> None:
-        super().__init__(name, folder / "log" / f"{name}.log")
-        self.exits: list[int] = []
-        self._folder, self._failpoints, self._options = folder, list(failpoints), options
-        self._environment = SINK | {"KAFKA__BOOTSTRAP_SERVERS": kafka} | settings
-
-    def command(self) -> list[str]:
-        """Return the command line, with the next failpoint."""
-        settings = dict(self._environment)
-        if self._failpoints:
-            settings["SINK__FAILPOINT"] = self._failpoints.pop(0)
-        words = [f"CLICKWELL_{name}={value}" for name, value in settings.items()]
-        sink = [sys.executable, "-m", "clickwell", "sink", "--data", str(self._folder), *self._options]
-        return ["/usr/bin/env", *words, *sink]
-
-    def said(self, text: str) -> int:
-        """Return how often it has logged a text."""
-        return self.log.read_text(errors="replace").count(text) if self.log.exists() else 0
-
-    def tend(self) -> None:
-        """Start it again if it has ended."""
-        if self.exit_code is not None:
-            self.exits.append(self.exit_code)
-            self.spawn()
 
 
 def publish_searches(kafka: str, count: int, first: int = 0) -> None:
@@ -84,7 +38,7 @@ TOPICS = {"interactions": "interactions.v1", "searches": "searches.v1"}
 
 
 def wait_written(
-    lake: Path | str, kafka: str, sinks: Sequence[Sink], timeout: float = 60, storage: dict[str, str] | None = None
+    lake: Path | str, kafka: str, sinks: Sequence[Part], timeout: float = 60, storage: dict[str, str] | None = None
 ) -> None:
     """Wait until both tables stand at the log's end; sinks that die meanwhile are started again."""
     log = KafkaLog(KafkaSettings(bootstrap_servers=kafka))
@@ -105,17 +59,21 @@ def wait_written(
     try:
         wait_for(done, timeout, "the lake to reach the log's end")
     except AssertionError as error:
-        tails = "".join(f"\n{s.name} {s.exits}\n" + "\n".join(s.log.read_text().splitlines()[-15:]) for s in sinks)
-        raise AssertionError(f"{error}{tails}") from None
+        raise AssertionError(f"{error}{''.join(sink.story() for sink in sinks)}") from None
 
 
 def assert_lake_is_log(
-    lake: Path | str, kafka: str, *, storage: dict[str, str] | None = None, letters_once: bool = True
+    lake: Path | str,
+    kafka: str,
+    *,
+    storage: dict[str, str] | None = None,
+    letters_once: bool = True,
+    erased: Callable[[oracle.LogRecord], bool] = lambda _: False,
 ) -> int:
-    """Compare both tables with the log, rows and values, and the dead letters; return the rows."""
+    """Compare both tables, rows and values, and the dead letters with the log less what is erased; return the rows."""
     total, poison = 0, []
     for name, topic in TOPICS.items():
-        log = oracle.read_topic(kafka, topic)
+        log = [record for record in oracle.read_topic(kafka, topic) if not (record.own or erased(record))]
         rows = DeltaTable(f"{lake}/{name}", storage_options=storage).to_pyarrow_table().to_pylist()
         total += len(rows)
         poison += [(topic, record) for record in log if record.poison]
@@ -130,10 +88,11 @@ def assert_lake_is_log(
 
 def _assert_equal(rows, records) -> None:
     places = [(row["kafka_partition"], row["kafka_offset"]) for row in rows]
-    assert len(set(places)) == len(places), "a record is in the table twice"
+    twice = [place for place, times in Counter(places).items() if times > 1]
+    assert not twice, f"{len(twice)} records are in the table twice: {sorted(twice)[:5]}"
     copies = defaultdict(set)
     for place, record in records.items():
-        event = json.loads(record.value)
+        event = record.event
         kind = "interaction_id" if "feature_id" in event else "execution_id"
         name = (event[kind], event.get("feature_id", tuple(event.get("results", ())))) if event.get(kind) else place
         copies[name].add(place)
@@ -146,7 +105,7 @@ def _assert_equal(rows, records) -> None:
 
 
 def _assert_row(row, record) -> None:
-    event = json.loads(record.value)
+    event = dict(record.event)
     known = set(row) - {"query", "duration_ms", "device"} if "feature_id" in event else set(row)
     metadata = event.pop("metadata", None) or {}
     metadata |= {name: event.pop(name) for name in list(event) if name not in known}

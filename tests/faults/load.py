@@ -5,11 +5,12 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from .oracle import INTERACTIONS
 
@@ -52,10 +53,14 @@ class Traffic:
         seed: the same seed makes the same events, apart from their times.
         documents: how many documents there are; a few of them get most of the events.
         poison: share of records that are poison.
+
+    Attributes:
+        on_delivery: told what the broker says of each record.
     """
 
     def __init__(self, kafka: str, seed: int, *, documents: int = 2000, poison: float = 0.002) -> None:
         self.rng = random.Random(seed)
+        self.on_delivery: Callable[[KafkaError | None, Message], None] | None = None
         self._documents, self._poison = documents, poison
         self._sent: deque[bytes] = deque(maxlen=3000)
         self._partitions = 0
@@ -123,12 +128,16 @@ class Traffic:
             partition = self.rng.randrange(self._known_partitions())
         elif draw < 0.8:
             key = str(self.rng.random() if poison else json.loads(value or b"")["feature_id"]).encode()
+        self.hand(INTERACTIONS, value, key, poison=poison, **({} if partition is None else {"partition": partition}))
+
+    def hand(
+        self, topic: str, value: bytes | None, key: bytes | str | None = None, *, poison: bool = False, **place: int
+    ) -> None:
+        """Queue one record of any topic."""
         headers = [("poison", b"1")] if poison else [("source", b"test")]
         while True:
             try:
-                self._producer.produce(
-                    INTERACTIONS, value, key, headers=headers, **({} if partition is None else {"partition": partition})
-                )
+                self._producer.produce(topic, value, key, headers=headers, on_delivery=self.on_delivery, **place)
                 break
             except BufferError:
                 self._producer.poll(0.1)

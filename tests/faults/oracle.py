@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import redis
@@ -35,35 +36,81 @@ class LogRecord:
     headers: tuple[tuple[str, bytes], ...]
     poison: bool
 
+    @cached_property
+    def event(self) -> dict[str, Any]:
+        """What it says, if it is no poison."""
+        return json.loads(self.value or b"")
+
+    @property
+    def own(self) -> bool:
+        """Whether clickwell wrote it itself, to carry an erasure out."""
+        return (self.value or b"").startswith(b'{"clickwell":')
+
+
+class NotReadError(AssertionError):
+    """The broker did not give what it has in time."""
+
+
+class TopicReader:
+    """Reads a topic to its end, again and again, each time from where it stood.
+
+    Args:
+        kafka: bootstrap address.
+        topic: its name.
+
+    Attributes:
+        records: every record so far, uncommitted and aborted ones too.
+    """
+
+    def __init__(self, kafka: str, topic: str) -> None:
+        self.records: list[LogRecord] = []
+        self._topic, self._next = topic, dict[int, int]()
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": kafka,
+                "group.id": "oracle",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_uncommitted",
+                "auto.offset.reset": "earliest",
+                "log_level": 0,
+            }
+        )
+
+    def catch_up(self, timeout: float = 60.0) -> list[LogRecord]:
+        """Return everything from the beginning to what is now the end."""
+        left = set(self._consumer.list_topics(self._topic, timeout=30).topics[self._topic].partitions)
+        places = [TopicPartition(self._topic, part, self._next.get(part, OFFSET_BEGINNING)) for part in left]
+        self._consumer.assign(places)
+        deadline = time.monotonic() + timeout
+        while left:
+            if time.monotonic() > deadline:
+                raise NotReadError(f"{self._topic} could not be read to its end")
+            for message in self._consumer.consume(5000, timeout=0.1):
+                if message.error():
+                    if message.error().code() == KafkaCode._PARTITION_EOF:
+                        left.discard(message.partition())
+                    continue
+                headers = tuple(message.headers() or ())
+                place = message.partition(), message.offset(), message.timestamp()[1]
+                self._next[message.partition()] = message.offset() + 1
+                poison = ("poison", b"1") in headers
+                self.records.append(LogRecord(*place, message.key(), message.value(), headers, poison))
+        self._consumer.unassign()
+        return self.records
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
 
 def read_topic(kafka: str, topic: str) -> list[LogRecord]:
-    """Return every record of a topic, uncommitted and aborted ones too."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": kafka,
-            "group.id": "oracle",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_uncommitted",
-            "auto.offset.reset": "earliest",
-            "log_level": 0,
-        }
-    )
-    records, left = [], set(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
-    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
-    deadline = time.monotonic() + 60
-    while left:
-        assert time.monotonic() < deadline, f"{topic} could not be read to its end"
-        for message in consumer.consume(5000, timeout=0.1):
-            if message.error():
-                if message.error().code() == KafkaCode._PARTITION_EOF:
-                    left.discard(message.partition())
-                continue
-            headers = tuple(message.headers() or ())
-            place = message.partition(), message.offset(), message.timestamp()[1]
-            records.append(LogRecord(*place, message.key(), message.value(), headers, ("poison", b"1") in headers))
-    consumer.close()
-    return records
+    """Return every record of a topic."""
+    reader = TopicReader(kafka, topic)
+    try:
+        return reader.catch_up()
+    finally:
+        reader.close()
 
 
 def recount(records: Iterable[LogRecord], now_ms: int) -> Counts:
@@ -72,9 +119,9 @@ def recount(records: Iterable[LogRecord], now_ms: int) -> Counts:
     newest: dict[str, int] = {}
     seen = set()
     for record in records:
-        if record.poison:
+        if record.poison or record.own:
             continue
-        event = json.loads(record.value or b"")
+        event = record.event
         slot = event.get("timestamp", record.received_ms) // SLOT_MS
         if slot < record.received_ms // SLOT_MS - WINDOW:
             continue
@@ -93,11 +140,16 @@ def recount(records: Iterable[LogRecord], now_ms: int) -> Counts:
 
 def read_rings(client: redis.Redis, generation: str, now_ms: int) -> Counts:
     """Return the same from the rings of a generation in Redis."""
-    counts, newest = {}, {}
     keys = list(client.scan_iter(match=f"cw1:{{s???}}:{generation}:c:*", count=5000))
-    for key, ring in zip(keys, client.mget(keys) if keys else [], strict=True):
-        if ring is None:
-            continue  # it expired, or its generation was replaced, after it was listed
+    rings = client.mget(keys) if keys else []
+    # One that is absent expired, or its generation was replaced, after it was listed.
+    return counts_of({key: ring for key, ring in zip(keys, rings, strict=True) if ring is not None}, now_ms)
+
+
+def counts_of(rings: Mapping[bytes, bytes], now_ms: int) -> Counts:
+    """Return the counts that rings hold, by their keys."""
+    counts, newest = {}, {}
+    for key, ring in rings.items():
         document = key.decode().split(":c:", 1)[1]
         header, *cells = struct.unpack(f"<{len(ring) // 4}I", ring)
         newest[document] = last = header & 0xFFFFFF
@@ -119,9 +171,9 @@ def recount_windows(records: Iterable[LogRecord]) -> dict[tuple[str, int], list[
     kinds = {"click": 1, "skip": 2, "purchase": 3, "add_to_cart": 3}
     facts: dict[object, tuple[str, int, set[int]]] = {}
     for record in records:
-        if record.poison:
+        if record.poison or record.own:
             continue
-        event = json.loads(record.value or b"")
+        event = record.event
         told = {kinds[name] for name in event["interaction_type"] if name in kinds}
         if not told and not {"view", "impression"} & {*event["interaction_type"]}:
             continue

@@ -1,26 +1,40 @@
-"""A TCP proxy that loses replies."""
+"""A TCP proxy that breaks connections in the ways networks do: cut, closed, silent in one or both directions, slow."""
 
 import asyncio
 import contextlib
 import threading
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
 CALL = b"clickwell1_popularity"
+REQUESTS, REPLIES = "requests", "replies"
+_POLL_SECONDS = 0.02
 
 
-class CuttingProxy(threading.Thread):
-    """Passes every request on to a port; cuts the connection instead of passing on every so-many-th reply to a call.
+class Proxy(threading.Thread):
+    """Passes everything on to a port of this machine, unless told otherwise; every attribute may change at any time.
+
+    Args:
+        target: port to forward to.
+        every: how many calls of a function of clickwell go by between two lost replies: the connection is cut instead.
 
     Attributes:
-        every: how many calls go by between two cuts; 0 for no cuts.
-        cuts: how many replies were lost.
+        held: directions in which nothing moves while connections stay open, as when a network forgets them.
+        refuses: whether connections are closed as soon as they are made.
+        delay: seconds by which each block of bytes is late.
+        cuts: how many replies to calls were lost.
     """
 
-    def __init__(self, target: int, every: int) -> None:
+    def __init__(self, target: int, every: int = 0) -> None:
         super().__init__(name="proxy", daemon=True)
         self.every, self.cuts, self.port = every, 0, 0
-        self._target, self._calls = target, 0
+        self.held: Collection[str] = ()
+        self.refuses = False
+        self.delay = 0.0
+        self.target = target
+        self._calls = 0
+        self._writers: set[asyncio.StreamWriter] = set()
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
@@ -35,6 +49,14 @@ class CuttingProxy(threading.Thread):
     ) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)
         self.join(10)
+
+    def cut(self) -> None:
+        """Cut every connection; what is under way is lost."""
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def heal(self) -> None:
+        """Behave again; what was held goes on."""
+        self.held, self.refuses, self.delay = (), False, 0.0
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -51,19 +73,27 @@ class CuttingProxy(threading.Thread):
         connections = asyncio.all_tasks() - {asyncio.current_task()}
         for task in connections:
             task.cancel()
-        await asyncio.wait(connections, timeout=5)
+        if connections:
+            await asyncio.wait(connections, timeout=5)
         await asyncio.sleep(0.1)
+
+    def _cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         lose = asyncio.Event()
         try:
-            server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            if self.refuses:
+                raise ConnectionRefusedError
+            server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
-            to_client.close()
+            to_client.transport.abort()
             return
+        self._writers |= {to_client, to_server}
         ways = [
-            asyncio.create_task(self._requests(client, to_server, lose)),
-            asyncio.create_task(self._replies(server, to_client, lose)),
+            asyncio.create_task(self._pass(client, to_server, REQUESTS, lose)),
+            asyncio.create_task(self._pass(server, to_client, REPLIES, lose)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -71,23 +101,24 @@ class CuttingProxy(threading.Thread):
             for way in ways:
                 way.cancel()
             for writer in (to_client, to_server):
+                self._writers.discard(writer)
                 writer.transport.abort()
 
-    async def _requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, lose: asyncio.Event) -> None:
+    async def _pass(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: str, lose: asyncio.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(1 << 16):
-                if CALL in data:
+                if way == REQUESTS and CALL in data:
                     self._calls += 1
                     if self.every and self._calls % self.every == 0:
                         lose.set()
-                target.write(data)
-                await target.drain()
-
-    async def _replies(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, lose: asyncio.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(1 << 16):
-                if lose.is_set():
+                if way == REPLIES and lose.is_set():
                     self.cuts += 1
                     return
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                while way in self.held:  # noqa: ASYNC110  # set by another thread
+                    await asyncio.sleep(_POLL_SECONDS)
                 target.write(data)
                 await target.drain()

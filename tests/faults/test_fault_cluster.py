@@ -33,9 +33,9 @@ from clickwell.serving.windows import read_windows
 from clickwell.settings import Settings
 from clickwell.stream_processors import worker
 
+from . import parts
 from .cluster_stack import ClusterStack
 from .harness import wait_for
-from .lake import Sink
 from .load import Traffic
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
@@ -125,25 +125,22 @@ def test_readers_audit_rebuild_and_erasure(stack: ClusterStack, tmp_path: Path) 
     settings = stack.settings
     send(stack)
     stack.work()
-    sink, eraser = Sink("sink", stack.folder, stack.kafka.address), Eraser(settings, threading.Event())
-    sink.spawn()
-    try:
-        stack.assert_exact()
-        found = audit(settings)
-        assert (found.differences, found.window_differences) == ([], [])
-        wait_for(lambda: boosts_of(settings).reason is None, 20, "fresh counts")
-        assert_readers_agree(stack, found.total)
-        assert_people_are_known(settings, tmp_path)
-        before = stack.active()
-        stack.rebuild()
-        wait_for(lambda: stack.active() != before, 60, "the rebuilt counts")
-        wait_for(lambda: stack.generations() == {stack.active()}, 20, "the end of the old ones")
-        request_erasure(settings, Erasure(erasure_id="e1", user_id="user-1"))
-        wait_for(eraser.step, 20, "the request")
-        while eraser.step():
-            pass
-    finally:
-        sink.kill()
+    stack.keep(parts.sink("sink", stack.folder, stack.kafka.address))
+    eraser = Eraser(settings, threading.Event())
+    stack.assert_exact()
+    found = audit(settings)
+    assert (found.differences, found.window_differences) == ([], [])
+    wait_for(lambda: boosts_of(settings).reason is None, 20, "fresh counts")
+    assert_readers_agree(stack, found.total)
+    assert_people_are_known(settings, tmp_path)
+    before = stack.active()
+    stack.rebuild()
+    wait_for(lambda: stack.active() != before, 60, "the rebuilt counts")
+    wait_for(lambda: stack.generations() == {stack.active()}, 20, "the end of the old ones")
+    request_erasure(settings, Erasure(erasure_id="e1", user_id="user-1"))
+    wait_for(eraser.step, 20, "the request")
+    while eraser.step():
+        pass
     with InteractionReader(settings) as people:
         assert (people.list("user-1").items, len(people.list("user-2").items)) == ((), 20)
     proof = prove(settings)

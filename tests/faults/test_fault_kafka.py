@@ -9,7 +9,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 
 from . import oracle
-from .harness import PARTITIONS, Stack, said
+from .harness import PARTITIONS, Stack, ended
 from .load import Traffic
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
@@ -27,7 +27,7 @@ def test_broker_is_killed(stack: Stack) -> None:
             stack.kafka.start()
             stack.wait_applied(timeout=90)
     stack.assert_exact(timeout=90)
-    assert all(code != 4 or said(worker, "does not answer") for worker in workers for code in worker.exits)
+    assert all(code != 4 or worker.said("does not answer") for worker in workers for code in worker.exits)
 
 
 @pytest.mark.parametrize("worker_is", ["stopped", "frozen"])
@@ -50,9 +50,9 @@ def test_topic_is_recreated(stack: Stack, worker_is: str) -> None:
     if worker_is == "stopped":
         (worker,) = stack.work()
     worker.resume()
-    assert worker.ended(30) == 4
-    assert said(worker, "was deleted and created again: now interactions.v1 is")
-    assert said(worker, "run `clickwell rebuild`")
+    assert ended(worker, 30) == 4
+    assert worker.said("was deleted and created again: now interactions.v1 is")
+    assert worker.said("run `clickwell rebuild`")
     assert "Traceback" not in worker.output()
 
     stack.rebuild()

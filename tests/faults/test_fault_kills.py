@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from .harness import Stack, said, storm_seconds, wait_for
+from .harness import Stack, storm_seconds, wait_for
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 
@@ -90,7 +90,7 @@ def test_agent_raises(stack: Stack) -> None:
         workers = stack.work(2, FAILPOINT="raise:agent:100", CHUNK_RECORDS="20")
         stack.wait_applied(more=10_000, timeout=90)
     stack.assert_exact()
-    assert any(said(worker, "rewinds: RuntimeError: failpoint agent") for worker in workers)
+    assert any(worker.said("rewinds: RuntimeError: failpoint agent") for worker in workers)
 
 
 def test_agent_raises_on_the_last_chunk(stack: Stack) -> None:
@@ -99,5 +99,5 @@ def test_agent_raises_on_the_last_chunk(stack: Stack) -> None:
     for burst in range(5):
         stack.publish(seed=70 + burst, count=300)
         stack.settle()
-    assert said(worker, "rewinds: RuntimeError: failpoint agent")
+    assert worker.said("rewinds: RuntimeError: failpoint agent")
     stack.assert_exact()

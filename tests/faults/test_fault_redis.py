@@ -5,7 +5,6 @@ import random
 import re
 import threading
 import time
-from pathlib import Path
 from typing import Self
 
 import pytest
@@ -14,18 +13,10 @@ import redis
 from clickwell.stream_processors.rebuild import Rebuild
 
 from . import oracle
-from .harness import Stack, said, wait_for
-from .proxy import CuttingProxy
+from .harness import Stack, cut_log, ended, wait_for
+from .proxy import Proxy
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
-
-
-def cut_log(folder: Path, rng: random.Random) -> None:
-    """Cut 2 to 60 kB off the end of the append-only file, as a power failure does."""
-    (log,) = (folder / "valkey" / "appendonlydir").glob("*.incr.aof")
-    size = log.stat().st_size
-    with log.open("r+b") as file:
-        file.truncate(max(0, size - rng.randrange(2_000, 60_000)))
 
 
 def stored(stack: Stack) -> int:
@@ -80,6 +71,21 @@ def test_functions_are_lost(stack: Stack) -> None:
         stack.wait_applied()
         stack.client.function_flush()
         stack.wait_applied()
+    stack.assert_exact()
+
+
+def test_redis_is_full(stack: Stack) -> None:
+    """A worker that is started while Redis has no memory left says so, and counts when there is some."""
+    stack.publish(seed=18, count=1000)
+    stack.client.config_set("maxmemory", 1 << 20)
+    try:
+        (worker,) = stack.work()
+        assert ended(worker, 30) == 4
+    finally:
+        stack.client.config_set("maxmemory", 0)
+    assert worker.said("Redis does not take the workers' functions")
+    assert not worker.said("fault of clickwell")
+    stack.work()
     stack.assert_exact()
 
 
@@ -169,7 +175,7 @@ def test_rebuilds_in_quick_succession(stack: Stack) -> None:
 
 def test_replies_are_lost(stack: Stack) -> None:
     """Calls whose effect took place but whose reply never came are not counted again."""
-    with CuttingProxy(stack.valkey.port, every=7) as proxy, stack.load(seed=17):
+    with Proxy(stack.valkey.port, every=7) as proxy, stack.load(seed=17):
         stack.work(2, redis_port=proxy.port)
         stack.wait_applied()
         wait_for(lambda: proxy.cuts >= 15, 60, "15 lost replies")
@@ -195,8 +201,8 @@ def test_evicting_redis_is_refused(stack: Stack) -> None:
     """A Redis that may evict counters is refused with one clear line and exit code 4."""
     stack.client.config_set("maxmemory-policy", "allkeys-lru")
     (worker,) = stack.work()
-    assert worker.ended(20) == 4
-    assert said(worker, r"evicts keys \(maxmemory-policy allkeys-lru\)")
+    assert ended(worker, 20) == 4
+    assert worker.said(r"evicts keys \(maxmemory-policy allkeys-lru\)")
     assert "Traceback" not in worker.output()
 
 

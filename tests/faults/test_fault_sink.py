@@ -16,8 +16,10 @@ from clickwell.errors import TopicRecreatedError
 from clickwell.failpoints import NAMES
 from clickwell.producers.topics import ensure_topics
 
+from . import parts
 from .harness import Stack, wait_for
-from .lake import Sink, assert_lake_is_log, publish_searches, wait_written
+from .lake import assert_lake_is_log, publish_searches, wait_written
+from .parts import Part
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 
@@ -35,11 +37,11 @@ class Sinks:
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.stack, self.folder, self.kafka = stack, folder, stack.kafka.address
-        self.made: list[Sink] = []
+        self.made: list[Part] = []
 
-    def start(self, *failpoints: str, options: Sequence[str] = (), **settings: str) -> Sink:
+    def start(self, *failpoints: str, options: Sequence[str] = (), **settings: str) -> Part:
         """Start one."""
-        sink = Sink(f"sink-{len(self.made) + 1}", self.folder, self.kafka, failpoints, options, **settings)
+        sink = parts.sink(f"sink-{len(self.made) + 1}", self.folder, self.kafka, failpoints, options, **settings)
         sink.spawn()
         self.made.append(sink)
         return sink

@@ -11,9 +11,10 @@ import pytest
 from clickwell.analytics import lake as reading
 from clickwell.devstack.process import Child, free_port, is_free
 
+from . import parts
 from .cutter import Cutter
 from .harness import Stack, wait_for
-from .lake import Sink, assert_lake_is_log, publish_searches, wait_written
+from .lake import assert_lake_is_log, publish_searches, wait_written
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 
@@ -62,7 +63,7 @@ def test_exactly_once_on_s3(stack: Stack, s3: Moto, tmp_path: Path) -> None:
     proxy = Cutter(s3.port, after=20_000)
     proxy.start()
     storage = storage_options(s3.port)
-    sink = Sink(
+    sink = parts.sink(
         "sink-s3",
         tmp_path,
         stack.kafka.address,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from .harness import Stack
+from .harness import Stack, ended
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 
@@ -25,7 +25,7 @@ def test_sigterm(stack: Stack, broken: str) -> None:
         worker.wanted = False
         began = time.monotonic()
         worker.terminate()
-        code = worker.ended(LIMIT + 5)
+        code = ended(worker, LIMIT + 5)
         seconds = time.monotonic() - began
         if broken == "redis":
             stack.valkey.resume()

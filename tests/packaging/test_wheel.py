@@ -62,6 +62,7 @@ def test_the_wheel_holds_its_data(wheel):
         "clickwell/py.typed",
         "clickwell/schemas/jsonschema/interaction.v1.json",
         "clickwell/serving/api/beacon.js",
+        "clickwell/serving/api/shared.lua",
         "clickwell/stream_processors/functions.lua",
         "clickwell/stream_processors/history.lua",
         "clickwell/stream_processors/engagement.lua",

@@ -59,3 +59,21 @@ def test_an_array_and_lines_hold_the_same_events(events: list[Members]) -> None:
     texts = [written(event, ":").encode() for event in events]
     assert split(b"[" + b" ,\n".join(texts) + b"]", lines=False) == (texts, False)
     assert split(b"\n".join(texts), lines=True) == (texts, False)
+
+
+# What could be taken for another number of events, or hide a name, when many are looked at together.
+TRICKS = st.sampled_from(
+    [b"", b" ", b"{}{}", b"{}\n{}", b'{"a":{}', b"{}}", b'{"a":"', b'"}', b'{"a:b":"\\u003a"}', b'{"\\u003a":1,":":2}']
+) | st.binary(max_size=8)
+
+
+@given(st.lists(OBJECTS.map(lambda event: written(event, ":").encode()) | TRICKS, max_size=5))
+def test_what_becomes_of_an_event_is_no_matter_of_its_neighbours(values: list[bytes]) -> None:
+    """A batch yields what its events yield one by one."""
+    ready, refused = prepare(values, 1, mint_ids=False)
+    alone = [prepare([value], 1, mint_ids=False) for value in values]
+    assert [each.value for each in ready] == [one.value for found, _ in alone for one in found]
+    assert [each.offset for each in ready] == [at for at, (found, _) in enumerate(alone) if found]
+    assert [(at, error.reason) for at, error in refused] == [
+        (at, found[0][1].reason) for at, (_, found) in enumerate(alone) if found
+    ]

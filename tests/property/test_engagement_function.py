@@ -143,8 +143,8 @@ class Counters:
         work = self.lane.begin(topic)
         self.lane.add(work, DECODERS[topic].decode(records), None)
         following, bucket = first + len(values), received_ms // MS_PER_HOUR
-        field, left = f"engagement/{topic}/0", set(work.shards)
         self.lane.finish(work)
+        field, left = f"engagement/{topic}/0", set(work.shards)
         while left:
             calls = [
                 Call(self.lane.function, field, shard, done[shard], following, bucket, self.lane.arguments(share))
@@ -269,6 +269,20 @@ def test_rows_beyond_the_limit_are_counted_as_other(counters):
     assert totals(rows) == totals(free.windows(bys=["document"]))
     assert sum(counts[0] for (*_, key), counts in rows.items() if key == "other") > 1000
     assert len(rows) <= 2 * 64 * 12
+
+
+def test_what_overflowed_in_an_hour_is_not_lost_when_it_becomes_a_day(counters):
+    """Rows `other` of several hours, and what overflows their day's table, add up in the day's row `other`."""
+    here = counters(table_rows=10)
+    at_ms = (NOW // MS_PER_DAY - 8) * MS_PER_DAY + 2 * MS_PER_HOUR
+    for hour in range(2):
+        found = [search(f"e{hour}-{n}", [f"d{hour}-{n}-{m}" for m in range(20)]) for n in range(100)]
+        found = [{**each, "timestamp": at_ms + hour * MS_PER_HOUR} for each in found]
+        here.feed(SEARCHES.name, found, received_ms=at_ms + hour * MS_PER_HOUR)
+    before = totals(here.windows(widths=["day"]))
+    here.run(fold(here.client, here.generation.name, here.generation.lanes["engagement"], NOW))
+    assert totals(here.windows(widths=["day"])) == before
+    assert {counts[0] for counts in before.values()} == {4000}
 
 
 def test_hours_become_days_and_readers_notice_nothing(counters):

@@ -21,9 +21,14 @@ NOW = 1_790_000_000_000
 CLICK = {"feature_id": "d1", "interaction_type": ["click"]}
 
 
+def written(event: bytes | dict) -> bytes:
+    """Return an event as JSON."""
+    return event if isinstance(event, bytes) else json.dumps(event).encode()
+
+
 def one(event: bytes | dict, **options) -> dict:
     """Return what an event becomes, or the refusal."""
-    ready, refused = prepare([event], NOW, **({"mint_ids": True} | options))
+    ready, refused = prepare([written(event)], NOW, **({"mint_ids": True} | options))
     return json.loads(ready[0].value) if ready else refused[0][1]
 
 
@@ -59,7 +64,7 @@ def test_a_repeated_request_gets_the_same_ids_and_no_others():
         )
         == 3
     )
-    ready, _ = prepare([CLICK, CLICK], NOW, mint_ids=True, salt=b"k:1")
+    ready, _ = prepare([written(CLICK)] * 2, NOW, mint_ids=True, salt=b"k:1")
     assert len({json.loads(each.value)["interaction_id"] for each in ready}) == 2
 
 
@@ -129,7 +134,7 @@ def test_bodies_are_told_apart_into_events():
 )
 def test_a_verdict_names_what_an_event_can_be_used_for_and_what_it_lacks(event, uses, lacking):
     """A missing field is named for each use that needs it."""
-    row = Decoder().decode(prepare([event], NOW, mint_ids=True)[0]).rows[0]
+    row = Decoder().decode(prepare([written(event)], NOW, mint_ids=True)[0]).rows[0]
     found, lacks = Uses(PopularitySettings()).of_interaction(row)
     assert found == uses
     assert {lack.use: lack.field for lack in lacks} == lacking
@@ -181,7 +186,7 @@ def test_compressed_bodies_never_grow_beyond_the_limit(pack, unpack):
     with pytest.raises(Problem) as bomb:
         unpack(pack(bytes(MAX_BODY * 20)))
     assert bomb.value.status_code == 413
-    for broken in (pack(b"abc" * 1000)[:-5], b"nothing of the kind"):
+    for broken in (pack(b"abc" * 1000)[:-5], b"nothing of the kind", pack(b"") * 1001):
         with pytest.raises(Problem) as error:
             unpack(broken)
         assert error.value.code == "bad_encoding"

@@ -51,6 +51,21 @@ def rows(settings):
     return sorted(lake.scan(settings, "interactions").select("user_id", "timestamp").collect().rows())
 
 
+def test_rows_that_have_to_be_known_are_found(settings):
+    """Those that meet any of the conditions, whole, each with the erasure that takes it; files without any are left."""
+    wanted = [{"interaction_id": {"alice0"}}, {"user_id": {BOB, "alice"}, "feature_id": {"d2"}}, {"user_id": set()}]
+    found = {
+        (row["interaction_id"], erasure)
+        for some, erasures in erase.related(settings, INTERACTION_TABLE, subjects(), wanted, ["interaction_id"])
+        for row, erasure in zip(some.to_pylist(), erasures, strict=True)
+    }
+    assert found == {("alice0", ""), ("alice2", ""), (f"{BOB}2", "")}
+    assert list(erase.related(settings, INTERACTION_TABLE, subjects(), [{"user_id": {"nobody"}}], [])) == []
+    wanted = [{"interaction_id": {f"{BOB}0"}}]
+    ((_, erasures),) = erase.related(settings, INTERACTION_TABLE, subjects(), wanted, ["interaction_id"])
+    assert erasures == ["e1"]
+
+
 def test_a_hidden_person_is_in_no_answer(settings, tmp_path):
     """Polars, Arrow, DuckDB and exports leave the person out while the files are being rewritten, and nobody else."""
     hidden = {"kind": "user_id", "value": BOB, "since": None, "until": None}

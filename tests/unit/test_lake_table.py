@@ -224,6 +224,23 @@ def test_a_compaction_whose_files_are_gone_is_dropped(settings: Settings, monkey
     assert len(live_files(open_table(settings, INTERACTION_TABLE))) == 1
 
 
+def test_a_group_that_was_replaced_meanwhile_is_not_replaced_again(settings: Settings) -> None:
+    """A merge adds nothing for files that are gone, also when its view of the table has moved on to where they are."""
+    mine = writer(settings)
+    for number in range(4):
+        mine.write(pending(number * 60, clicks(60, timestamp=NOW - DAY)))
+    delta = open_table(settings, INTERACTION_TABLE)
+    group = live_files(delta)
+    rows = compaction.files.read(delta, [file.path for file in group])
+    merged = compaction.files.write(delta, INTERACTION_TABLE, group[0].day, rows, prefix="late", data_change=False)
+    compact(settings, INTERACTION_TABLE, NONE)
+    # As after this compaction's commit of another date.
+    delta.update_incremental()
+    assert not compaction.replace_files(delta, group, [merged], data_change=False)
+    assert table(settings).num_rows == 240
+    assert not list(Path(settings.lake_uri).rglob("late-*"))
+
+
 def test_late_rows_make_one_file_for_each_date(settings: Settings) -> None:
     """However many dates a flush holds, each gets one file."""
     events = [{"timestamp": NOW - i % 40 * DAY} for i in range(400)]

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 
+from clickwell.devstack.process import free_port, reserve
 from clickwell.devstack.state import Component, StackLock, StackState, supervisor_pid
 from clickwell.devstack.status import without_password
 from clickwell.serving.workers import WorkerReport
@@ -101,3 +102,13 @@ def test_passwords_are_not_shown():
     """Addresses are shown without user and password."""
     assert without_password("rediss://user:se@cret@host:1/0") == "rediss://host:1/0"
     assert without_password("redis://host:1/0") == "redis://host:1/0"
+
+
+def test_a_port_is_promised_to_one_process_only():
+    """A stack that is starting keeps its port from another one, although nothing listens there yet."""
+    port = free_port()
+    assert reserve(port)
+    assert reserve(port)
+    code = f"from clickwell.devstack.process import reserve; print(reserve({port}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout == "False\n"
