@@ -73,6 +73,8 @@ class Subjects:
         return found
 
     def _of(self, kind: str, value: str) -> list[Rule]:
+        if kind not in self._by_mark:
+            return []
         keys, rules = self._keys(), []
         for key, marks in self._by_mark.get(kind, {}).items():
             if keys.hint(kind, value, key) in self._hints[kind, key]:
