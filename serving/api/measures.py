@@ -40,7 +40,7 @@ class Measures:
         self._requests: dict[tuple[str, str, str], Histogram] = {}
         self._events: Counter[tuple[str, str]] = Counter()
         self._rejected: Counter[tuple[str, str]] = Counter()
-        self._unshared: Counter[str] = Counter()
+        self._unshared = Counter({"events": 0, "quotas": 0})
         self._capture: Capture | None = None
 
     def watch(self, capture: Capture, shared: Shared) -> None:

@@ -248,8 +248,8 @@ def test_without_cache_and_network_it_is_said_what_to_do(monkeypatch, tmp_path):
 def test_processes_fetch_one_after_the_other(monkeypatch, tmp_path):
     """Who comes second waits for the lock and then finds everything there."""
     code = "import os\nfrom clickwell.devstack import jars\n"
-    code += "def fetch(folder): folder.mkdir(); print('fetched', flush=True)\n"
-    code += "jars._fetch = fetch\nprint(jars.kafka_jars(), flush=True)"
+    code += "def fetch(folder, _coordinates): folder.mkdir(); print('fetched', flush=True)\n"
+    code += "jars.fetch = fetch\nprint(jars.kafka_jars(), flush=True)"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) for _ in range(2)]
     said = b"".join(process.communicate()[0] for process in both)

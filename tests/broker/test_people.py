@@ -7,6 +7,7 @@ import logging
 import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -268,7 +269,7 @@ def test_the_routes(fresh_redis, client, tmp_path):
     app.state.services = SimpleNamespace(
         settings=settings,
         interactions=reader,
-        access=SimpleNamespace(admit=lambda _request, _scope: SimpleNamespace(spend=lambda _cost: None)),
+        access=SimpleNamespace(admit=lambda _request, _scope: SimpleNamespace(spend=AsyncMock())),
     )
     app.include_router(people.router)
     add_problems(app)

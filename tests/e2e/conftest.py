@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 
-@pytest.fixture(scope="session")
+# For a module only: while it is open, its event loop counts as running, and no other test could run one of its own.
+@pytest.fixture(scope="module")
 def browser():
     """Chromium: the machine's own, else installed by its package manager, else Playwright's."""
     names = ("chromium", "chromium-browser", "google-chrome")

@@ -15,8 +15,9 @@ DEMO = re.search(r"<!-- demo: begin -->\n```\n(.*?)```\n<!-- demo: end -->", TEX
 
 
 def shape(output):
-    """Return the lines of a demo with every number and name of a product taken out."""
+    """Return the lines of a demo without numbers, names of products and the padding that follows their width."""
     lines = [re.sub(r"[0-9][0-9,.:]*", "N", line) for line in output.splitlines() if line.strip()]
+    lines = [re.sub(r"(?<=\S) +", " ", line) if line.startswith("✓") else line for line in lines]
     return [re.sub(r"(?:[↑↓]N|=)?  xN.*", "PRODUCT", line) if " xN " in line else line for line in lines]
 
 
