@@ -25,6 +25,7 @@ from clickwell.errors import (
     LakeError,
     NoTableError,
     RedisError,
+    SettingsError,
     UsageError,
 )
 
@@ -91,7 +92,8 @@ def problem_of(error: ClickwellError) -> Problem:
     """Return what a caller is told about an error of clickwell's own."""
     if isinstance(error, DecodeError):
         return Problem(400, error.reason, str(error), members={"field": error.field})
-    if isinstance(error, UsageError):
+    # What is wrong with the server's own settings is no fault of the call.
+    if isinstance(error, UsageError) and not isinstance(error, SettingsError):
         return Problem(400, "bad_request", "; ".join(filter(None, (error.message, error.why))))
     if isinstance(error, NoTableError):
         return Problem(404, "nothing_stored", "the lake holds nothing of the kind yet")

@@ -285,9 +285,9 @@ def test_dead_letters_are_mended_over_http(served, settings, sent):
     letter = f"{INTERACTIONS.name}/777/5"
     address = f"{served[0]}/v1/dead-letters"
     with httpx2.Client(base_url=address) as http:
-        page = (
-            http.get(address, params={"reason": "bad_json", "state": "open", "limit": 1000}).raise_for_status().json()
-        )
+        listed = http.get(address, params={"reason": "bad_json", "state": "open", "limit": 1000})
+        assert listed.status_code == 200, listed.text
+        page = listed.json()
         assert letter in [one["id"] for one in page["letters"]]
         assert page["total"] == page["reasons"]["bad_json"]
         assert http.get(f"/{letter}/raw").content == b'{"feature_id": "http"}\xff'
