@@ -151,8 +151,7 @@ with acts as (
   from interactions
 ), both_kinds as (
   select case when execution_id is not null then 0 when interaction_id is not null then 1 else 2 end::int as kind,
-         coalesce(execution_id, interaction_id,
-                  concat(feature_id, chr(0), epoch_ms(timestamp), chr(0), kafka_offset)) as name,
+         coalesce(execution_id, interaction_id, concat(kafka_partition, '/', kafka_offset)) as name,
          1 as rank, epoch_ms(timestamp) as time_ms, coalesce(retriever_id, '') as retriever,
          coalesce(query, '') as query, coalesce(position, -1)::bigint as position, feature_id as document, bits,
          epoch_ms(received_at) as received_ms, kafka_topic_id, kafka_partition, kafka_offset

@@ -54,24 +54,24 @@ class Work:
     """What records mean for every shard. Repeats add nothing, so none are counted."""
 
     topic: str
+    partition: int
     shards: dict[int, Share] = field(default_factory=dict)
     counted: int = 0
     late: int = 0
     duplicates: int = 0
 
 
-def search_id(row: Row | SearchRow, time_ms: int, offset: int) -> int:
-    """Return the 64-bit id under which a row's search is known; its shard is the id modulo 64.
+def search_id(execution_id: str | None, interaction_id: str | None, partition: int, offset: int) -> int:
+    """Return the 64-bit id under which an event's search is known; its shard is the id modulo 64.
 
     An interaction that names no search is one of its own, known by its interaction_id or, without one, by where it
     stands in the log.
     """
-    if row.execution_id is not None:
-        return xxh3_64_intdigest(row.execution_id.encode())
-    assert isinstance(row, Row)
-    if row.interaction_id is not None:
-        return xxh3_64_intdigest(row.interaction_id.encode(), 1)
-    return xxh3_64_intdigest(f"{row.feature_id}\0{time_ms}\0{offset}".encode(), 2)
+    if execution_id is not None:
+        return xxh3_64_intdigest(execution_id.encode())
+    if interaction_id is not None:
+        return xxh3_64_intdigest(interaction_id.encode(), 1)
+    return xxh3_64_intdigest(f"{partition}/{offset}".encode(), 2)
 
 
 class EngagementLane:
@@ -99,9 +99,9 @@ class EngagementLane:
             settings.table_rows,
         ]
 
-    def begin(self, topic: str) -> Work:
-        """Return work without records."""
-        return Work(topic)
+    def begin(self, topic: str, partition: int) -> Work:
+        """Return work without records of a partition."""
+        return Work(topic, partition)
 
     def add(self, work: Work, batch: Batch[Any], done: Sequence[int] | None) -> None:
         """Add the facts that rows tell."""
@@ -208,7 +208,7 @@ class EngagementLane:
             if not bits:
                 continue
             time_ms = batch.times[i]
-            id_ = search_id(row, time_ms, batch.offsets[i])
+            id_ = search_id(row.execution_id, row.interaction_id, work.partition, batch.offsets[i])
             shard = id_ % SHARDS
             if done is not None and batch.offsets[i] < done[shard]:
                 continue
@@ -230,7 +230,7 @@ class EngagementLane:
         for row, time_ms, received_ms, offset in zip(
             batch.rows, batch.times, batch.received, batch.offsets, strict=True
         ):
-            id_ = search_id(row, time_ms, offset)
+            id_ = search_id(row.execution_id, None, work.partition, offset)
             shard = id_ % SHARDS
             if done is not None and offset < done[shard]:
                 continue

@@ -306,7 +306,7 @@ class Engine:
     async def _feed_run(self, part: Part, epoch: int, bucket: int, records: Sequence[Record]) -> bool:
         bad: list[tuple[Record, DecodeError]] = []
         lanes = self._lanes[part.topic]
-        works: dict[str, Work] = {lane.name: lane.begin(part.topic) for lane in lanes}
+        works: dict[str, Work] = {lane.name: lane.begin(part.topic, part.partition) for lane in lanes}
         ahead = {name: done for name, done in part.done.items() if max(done) > records[0].offset}
         rows = 0
         for batch in self._decode(part, records):

@@ -62,7 +62,7 @@ class HistoryLane:
         self._hashes = HashMap()
         self._kept = Meanings(lambda signals: tuple(s for s in settings.signals if s in signals), long_view_ms)
 
-    def begin(self, topic: str) -> Work:  # noqa: ARG002  # it reads one topic only
+    def begin(self, topic: str, partition: int) -> Work:  # noqa: ARG002  # it reads one topic only, and knows events by their ids
         """Return work without records."""
         return Work()
 

@@ -54,8 +54,8 @@ class Lane(Protocol[W]):
     reach_ms: int
     shape: Mapping[str, Any]
 
-    def begin(self, topic: str) -> W:
-        """Return work without records."""
+    def begin(self, topic: str, partition: int) -> W:
+        """Return work without records of a partition."""
         ...
 
     def add(self, work: W, batch: Batch[Any], done: Sequence[int] | None) -> None:

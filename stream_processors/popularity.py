@@ -83,7 +83,7 @@ class PopularityLane:
             *map(repr, weights),
         ]
 
-    def begin(self, topic: str) -> Work:  # noqa: ARG002  # it reads one topic only
+    def begin(self, topic: str, partition: int) -> Work:  # noqa: ARG002  # it reads one topic only, and knows events by their ids
         """Return work without records."""
         return Work()
 

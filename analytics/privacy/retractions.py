@@ -6,14 +6,13 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from clickwell.clock import MS_PER_DAY, MS_PER_HOUR
 from clickwell.erasures import Batch
 from clickwell.schemas.controls import Joined, Retraction
 from clickwell.schemas.interactions import signals_of
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import Settings
+from clickwell.stream_processors.engagement import search_id
 from clickwell.stream_processors.history import Entry
 from clickwell.stream_processors.outcomes import BITS, SHOWN, UNKNOWN, merge
 
@@ -111,7 +110,9 @@ def _joined(settings: Settings, events: Iterable[Event]) -> dict[Place, Joined]:
     searches: dict[int, list[tuple[Event, list[Any]]]] = {}
     for event in events:
         if (facts := _facts(event)) and not _late(settings, event):
-            searches.setdefault(_search(event), []).append((event, facts))
+            place = event.place.partition, event.place.offset
+            search = search_id(event.row["execution_id"], event.row.get("interaction_id"), *place)
+            searches.setdefault(search, []).append((event, facts))
     found: dict[Place, Joined] = {}
     for search, told in searches.items():
         for part in _parts(told, lambda event: event.received_ms // dedup_ms // ratio):
@@ -169,16 +170,6 @@ def _merged(facts: Iterable[list[Any]]) -> list[Any]:
     for each in facts:
         whole = merge(whole, each) if whole else each
     return whole
-
-
-def _search(event: Event) -> int:
-    """Return the id under which an event's search is known to the engagement lane."""
-    row = event.row
-    if row["execution_id"] is not None:
-        return xxh3_64_intdigest(row["execution_id"].encode())
-    if row["interaction_id"] is not None:
-        return xxh3_64_intdigest(row["interaction_id"].encode(), 1)
-    return xxh3_64_intdigest(f"{row['feature_id']}\0{event.time_ms}\0{event.place.offset}".encode(), 2)
 
 
 def _late(settings: Settings, event: Event) -> bool:

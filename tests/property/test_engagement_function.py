@@ -131,18 +131,23 @@ class Counters:
         self.generation = Generation(name=name, layout=layout, half_life_hours=24, lanes=shape)
         self.client, self.url, self.run = client, url, runner.run
         self.ledger = Ledger(client, Failpoints())
+        self.ends = dict.fromkeys(DECODERS, 0)
         self.next = {topic: [0] * SHARDS for topic in DECODERS}
         for topic in DECODERS:
             self.run(self.ledger.open(name, f"engagement/{topic}/0", range(SHARDS), 0))
 
-    def feed(self, topic, values, *, received_ms=NOW):
-        """Apply some events as one chunk."""
-        done = self.next[topic]
-        first = max(done)
-        records = [FakeRecord(first + n, received_ms, json.dumps(value).encode()) for n, value in enumerate(values)]
-        work = self.lane.begin(topic)
-        self.lane.add(work, DECODERS[topic].decode(records), None)
-        following, bucket = first + len(values), received_ms // MS_PER_HOUR
+    def feed(self, topic, values, *, received_ms=NOW, taken_back=()):
+        """Apply some events, and retractions after them, as one chunk."""
+        first, done = self.ends[topic], self.next[topic]
+        behind = first + len(values)
+        following, bucket = behind + len(taken_back), received_ms // MS_PER_HOUR
+        self.ends[topic] = following
+        work = self.lane.begin(topic, 0)
+        if values:
+            records = [FakeRecord(first + n, received_ms, json.dumps(value).encode()) for n, value in enumerate(values)]
+            self.lane.add(work, DECODERS[topic].decode(records), None)
+        for n, retraction in enumerate(taken_back):
+            self.lane.take_back(work, behind + n, retraction, None)
         self.lane.finish(work)
         field, left = f"engagement/{topic}/0", set(work.shards)
         while left:

@@ -1,7 +1,6 @@
 """Erased events are taken back out of the windows: what is left is what the other events say, whatever came when."""
 
 import asyncio
-import json
 from datetime import UTC, datetime
 
 import pytest
@@ -15,8 +14,7 @@ from clickwell.erasures import Batch
 from clickwell.failpoints import Failpoints
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import Settings
-from clickwell.stream_processors.ledger import Call, Ledger, Outcome
-from clickwell.testing import FakeRecord
+from clickwell.stream_processors.ledger import Ledger
 
 from .test_engagement_function import DECODERS, NOW, Counters, click, events, model, search, visible
 
@@ -39,42 +37,13 @@ class Retracting(Counters):
 
     def feed(self, topic, values, *, received_ms=NOW, taken_back=()):
         """Apply some events, and retractions after them, as one chunk."""
-        done = self.next[topic]
-        first = max(done)
-        self.fed += [(topic, first + n, value, received_ms) for n, value in enumerate(values)]
-        work = self.lane.begin(topic)
-        if values:
-            records = [FakeRecord(first + n, received_ms, json.dumps(value).encode()) for n, value in enumerate(values)]
-            self.lane.add(work, DECODERS[topic].decode(records), None)
-        for n, retraction in enumerate(taken_back):
-            self.lane.take_back(work, first + len(values) + n, retraction, None)
-        following = first + len(values) + len(taken_back)
-        todo = set(work.shards)
-        while todo:
-            calls = [
-                Call(
-                    self.lane.function,
-                    f"engagement/{topic}/0",
-                    shard,
-                    done[shard],
-                    following,
-                    received_ms // MS_PER_HOUR,
-                    self.lane.arguments(work.shards[shard]),
-                )
-                for shard in todo
-            ]
-            for call, reply in zip(calls, self.run(self.ledger.apply(self.generation.name, calls)), strict=True):
-                assert reply.outcome is not Outcome.REWIND
-                if reply.outcome is Outcome.APPLIED:
-                    done[call.shard] = following
-                    todo.discard(call.shard)
-                else:
-                    self.lane.amend(work, call.shard, reply.known)
+        self.fed += [(topic, self.ends[topic] + n, value, received_ms) for n, value in enumerate(values)]
+        super().feed(topic, values, received_ms=received_ms, taken_back=taken_back)
 
     def retractions(self, erased, also=()):
         """Return what takes events back, by topic, when the lake has all that was fed and `also`."""
         rows = []
-        ends = {topic: max(self.next[topic]) for topic in DECODERS}
+        ends = dict(self.ends)
         for topic, offset, event, received_ms in [*self.fed, *((topic, None, event, NOW) for topic, event in also)]:
             if offset is None:
                 offset, ends[topic] = ends[topic], ends[topic] + 1  # noqa: PLW2901  # they are fed next
@@ -129,9 +98,6 @@ def test_what_is_taken_back_was_never_counted(counters, found, source, data):
     assert here.windows(bys=["document"], at_top=True) == visible(top)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="now and then a search is taken back that a window no longer holds; docs/limits.md says so"
-)
 @settings(max_examples=60, deadline=None)
 @given(events, st.data())
 def test_searches_that_nobody_remembers_are_taken_back_too(counters, found, data):

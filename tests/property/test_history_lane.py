@@ -69,7 +69,7 @@ def expected(found, done=None):
 
 def work_of(found, done=None):
     lane = HistoryLane(SETTINGS, long_view_ms=30_000)
-    work = lane.begin(lane.topics[0])
+    work = lane.begin(lane.topics[0], 0)
     half = len(found) // 2
     batch = batch_of(found)
     for part in (slice(None, half), slice(half, None)):

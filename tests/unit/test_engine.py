@@ -268,7 +268,7 @@ def test_shards_ahead_of_others_are_filtered(bench):
     async def steps(here):
         here.write(*range(7))
         await here.assign()
-        work = LANE.begin(TP[0])
+        work = LANE.begin(*TP)
         LANE.add(work, Decoder().decode([here.log[n] for n in range(7)]), None)
         half = list(work.shards)[::2]
         for shard in half:

@@ -100,7 +100,7 @@ def unpacked(work, settings):
 
 def work_of(lane, batches, done=None):
     """The lane's work for batches, one after the other as the engine hands them over."""
-    work = lane.begin("interactions.v1")
+    work = lane.begin("interactions.v1", 0)
     for batch in batches:
         if batch.rows:
             lane.add(work, batch, done)
