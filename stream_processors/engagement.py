@@ -34,7 +34,8 @@ class Share:
     Attributes:
         facts: by 8-byte id of a search.
         retracted: by the same, what is taken back of a search.
-        known: what Redis said that it knows of some of them, as it keeps it: one piece for each bucket.
+        known: what is taken for known of some of them, as Redis keeps it, one piece for each bucket: what it said, or
+            else what was taken for known in the call that it refused.
     """
 
     facts: dict[int, Facts] = field(default_factory=dict)
@@ -149,8 +150,9 @@ class EngagementLane:
         searches: list[Arg] = []
         for index, (id_, facts) in enumerate(share.told.items()):
             known = share.known.get(id_)
-            if known is None and id_ in remembered:
-                known = [remembered[id_]]
+            if known is None:
+                # Kept for another call: what this one lets be known will not be, if Redis refuses it.
+                known = share.known[id_] = [remembered[id_]] if id_ in remembered else []
             if known:
                 expected += (index, b"".join(known))
                 before, *others = map(self._unpack, known)

@@ -137,7 +137,7 @@ class Counters:
             self.run(self.ledger.open(name, f"engagement/{topic}/0", range(SHARDS), 0))
 
     def feed(self, topic, values, *, received_ms=NOW, taken_back=()):
-        """Apply some events, and retractions after them, as one chunk."""
+        """Apply some events, and retractions after them, as one chunk; return how often Redis was asked."""
         first, done = self.ends[topic], self.next[topic]
         behind = first + len(values)
         following, bucket = behind + len(taken_back), received_ms // MS_PER_HOUR
@@ -149,8 +149,9 @@ class Counters:
         for n, retraction in enumerate(taken_back):
             self.lane.take_back(work, behind + n, retraction, None)
         self.lane.finish(work)
-        field, left = f"engagement/{topic}/0", set(work.shards)
+        field, left, rounds = f"engagement/{topic}/0", set(work.shards), 0
         while left:
+            rounds += 1
             calls = [
                 Call(self.lane.function, field, shard, done[shard], following, bucket, self.lane.arguments(share))
                 for shard, share in work.shards.items()
@@ -163,6 +164,7 @@ class Counters:
                     assert reply.outcome is Outcome.APPLIED
                     left.remove(call.shard)
                     done[call.shard] = following
+        return rounds
 
     def feed_all(self, events, cuts=()):
         """Apply events in order, cut into chunks at these indices and wherever the topic changes."""
@@ -249,6 +251,15 @@ def test_a_click_lies_in_the_window_of_its_search(counters):
         ("hour", start, None, "position", 0): [1, 0, 1, 0],
         ("hour", start, None, "position", 1): [1, 1, 0, 0],
     }
+
+
+def test_one_refusal_says_all_that_a_worker_did_not_know(counters):
+    """Searches that another worker has read cost a second call; those beside them, which nobody knows, no third one."""
+    here = counters()
+    here.feed(SEARCHES.name, [search(f"e{n}", ["a", "b"]) for n in range(0, 400, 2)])
+    here.lane = EngagementLane(EngagementSettings(), MS_PER_HOUR)
+    assert here.feed(INTERACTIONS.name, [click(f"e{n}", "b", 1) for n in range(400)]) == 2
+    assert here.feed(INTERACTIONS.name, [click(f"e{n}", "a", 0) for n in range(400)]) == 1
 
 
 @pytest.mark.parametrize(("later", "exposures"), [(0, 2), (12, 2), (13, 2), (36, 3)])
