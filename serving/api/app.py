@@ -43,7 +43,8 @@ def build_app(settings: Settings) -> FastAPI:
     """Return the app; it opens its connections when it is started.
 
     Raises:
-        SettingsError: an address is malformed.
+        SettingsError: an address is malformed, or the secret keys cannot be used.
+        UsageError: the settings want a package that is not installed.
     """
     services = Services(settings)
 

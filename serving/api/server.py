@@ -150,8 +150,8 @@ def serve(settings: Settings, ready: Callable[[str, int | None], None]) -> None:
         ready: told the address, and how many keys there are (None: unknown, Redis is away), once requests are served.
 
     Raises:
-        UsageError: the address is taken or not of this machine.
-        SettingsError: an address in the settings is malformed.
+        UsageError: the address is taken or not of this machine, or the settings want a package that is not installed.
+        SettingsError: an address in the settings is malformed, or the secret keys cannot be used.
     """
     app = build_app(settings)
     listener = _bind(settings.api.host, settings.api.port)

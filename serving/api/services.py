@@ -40,7 +40,8 @@ class Services:
         settings: addresses and limits.
 
     Raises:
-        SettingsError: an address is malformed.
+        SettingsError: an address is malformed, or the secret keys cannot be used.
+        UsageError: the settings want a package that is not installed.
     """
 
     capture: Capture
@@ -51,6 +52,7 @@ class Services:
         self.redis = _connect(settings, settings.redis.timeout)
         self._hasty = _connect(settings, _SHARED_SECONDS)
         self._shared = Shared(self._hasty)
+        self._edge = edge_for(settings)
         self.access = Access(self.redis, self._shared, settings.api.origins)
         self.reader = AsyncBoostReader(settings)
         self.interactions = AsyncInteractionReader(settings)
@@ -60,7 +62,7 @@ class Services:
     async def open(self) -> AsyncIterator[None]:
         """Connect to Kafka, keep the keys fresh, and at the end send what is left."""
         sender = Sender(self.settings)
-        self.capture = Capture(self.settings, sender, self._shared, edge_for(self.settings))
+        self.capture = Capture(self.settings, sender, self._shared, self._edge)
         self.measures.watch(self.capture, self._shared)
         await asyncio.gather(self.access.refresh(), self._recall())
         refreshing = asyncio.create_task(self.access.keep_fresh())

@@ -8,14 +8,15 @@ import msgspec
 import pytest
 import zstandard
 
-from clickwell.errors import DecodeError
+from clickwell.errors import DecodeError, SettingsError
 from clickwell.schemas.decode import Decoder
+from clickwell.serving.api.app import build_app
 from clickwell.serving.api.events import prepare, split
 from clickwell.serving.api.keys import Key, KeyRing, Scope
 from clickwell.serving.api.limits import MAX_BODY, Bucket, _gunzip, _unzstd
 from clickwell.serving.api.problems import Problem, problem_of
 from clickwell.serving.api.verdicts import Uses
-from clickwell.settings import PopularitySettings
+from clickwell.settings import PopularitySettings, PrivacySettings, Settings
 
 NOW = 1_790_000_000_000
 CLICK = {"feature_id": "d1", "interaction_type": ["click"]}
@@ -200,3 +201,11 @@ def test_a_problem_says_what_is_wrong_and_nothing_of_the_inside():
     assert problem.headers["Retry-After"]
     assert b"broker-7" not in problem.body()
     assert msgspec.json.decode(problem.body())["status"] == 503
+
+
+@pytest.mark.parametrize("how", ["pseudonyms", "shred"])
+def test_keys_that_cannot_be_used_are_said_before_the_server_starts(tmp_path, how):
+    """Once it has started, uvicorn would print a traceback and end with an exit code of its own."""
+    (tmp_path / "privacy-keys.json").write_text("{")
+    with pytest.raises(SettingsError):
+        build_app(Settings.load(tmp_path, privacy=PrivacySettings(**{how: True})))
