@@ -52,8 +52,12 @@ class Quota:
     async def take(self, tokens: int) -> float:
         """Take tokens and return 0, or take none and return the seconds after which they are there."""
         # What is too much for one server is too much for all, and need not be asked.
-        alone = self._bucket.take(tokens)
-        return alone or await self._shared.spend(self._key, self._bucket.rate, self._bucket.most, tokens)
+        if wait := self._bucket.take(tokens):
+            return wait
+        wait = await self._shared.spend(self._key, self._bucket.rate, self._bucket.most, tokens)
+        if wait:
+            self._bucket.put_back(tokens)
+        return wait
 
 
 @dataclass(frozen=True)

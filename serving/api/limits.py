@@ -162,3 +162,7 @@ class Bucket:
             return (tokens - self._tokens) / self.rate
         self._tokens -= tokens
         return 0.0
+
+    def put_back(self, tokens: int) -> None:
+        """Take back that tokens were taken: they bought nothing."""
+        self._tokens += tokens

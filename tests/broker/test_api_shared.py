@@ -98,6 +98,21 @@ def test_a_quota_is_one_for_all_servers(fresh_redis):
     with_servers(fresh_redis.url, body)
 
 
+def test_what_was_refused_is_not_paid_for(fresh_redis):
+    """After the time that a refusal names, the same is granted."""
+    key = Key(id="k", sha256="", scopes=frozenset(), quota=600, created_ms=1)
+
+    async def body(*servers: Shared) -> None:
+        one, other = (Quota(key, each) for each in servers)
+        assert await one.take(300) == 0
+        wait = await other.take(1200)
+        assert 0 < wait <= 0.5
+        await asyncio.sleep(wait)
+        assert await other.take(1200) == 0
+
+    with_servers(fresh_redis.url, body)
+
+
 def test_without_redis_each_server_decides_by_itself(fresh_redis):
     """That is counted; it costs one request the time-out, not each; and ends by itself."""
     key = Key(id="k", sha256="", scopes=frozenset(), quota=600, created_ms=1)
