@@ -26,12 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from clickwell.errors import NoTableError, UsageError
 from clickwell.settings import Settings
 from clickwell.sinks.erase import hidden
-from clickwell.sinks.table import DATE, TABLES, Table, away, open_table, storage_options
+from clickwell.sinks.table import DATE, TABLES, Table, open_table, storage_errors, storage_options
 
 SIGNALS = """list_distinct(list_concat(interaction_type, case
   when list_contains(interaction_type, 'click') and duration_ms >= $long_view_ms then ['long_view']
@@ -188,10 +187,8 @@ def shown(settings: Settings, delta: DeltaTable) -> pc.Expression | None:
 
 def _hidden(settings: Settings, delta: DeltaTable) -> list[dict[str, Any]]:
     """Return whose events are being erased: nobody shall read them while the files that hold them are rewritten."""
-    try:
+    with storage_errors(settings):
         return hidden(delta)
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
 
 
 def _of(column: Callable[[str], Any], each: Mapping[str, Any], literal: Callable[..., Any]) -> Any:
@@ -239,10 +236,8 @@ def _present(settings: Settings) -> dict[str, DeltaTable]:
 
 
 def _files(settings: Settings, delta: DeltaTable, since: date | None, until: date | None) -> list[str]:
-    try:
+    with storage_errors(settings):
         return sorted(delta.file_uris(file_pruning_predicate=_days(since, until)))
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
 
 
 def _dataset(settings: Settings, delta: DeltaTable, since: date | None, until: date | None) -> ds.Dataset:

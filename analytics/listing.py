@@ -12,13 +12,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import duckdb
-from deltalake.exceptions import DeltaError
 
 from clickwell.analytics import lake
 from clickwell.errors import LakeError, NoTableError, UsageError
 from clickwell.settings import Settings
 from clickwell.sinks.standing import written_ms
-from clickwell.sinks.table import INTERACTION_TABLE, away, open_table
+from clickwell.sinks.table import INTERACTION_TABLE, open_table, storage_errors
 
 MAX_PAGE = 1000
 # Rows before a page are read to be skipped; whoever wants more follows the cursor, which costs the same at any depth.
@@ -143,12 +142,11 @@ def interactions(
     )
     try:
         at_ms = written_ms(settings, delta)
-        with lake.connect(settings, tables={INTERACTION_TABLE.name: delta}, **days) as connection:
+        tables = {INTERACTION_TABLE.name: delta}
+        with storage_errors(settings), lake.connect(settings, tables=tables, **days) as connection:
             found = connection.execute(text, [*values, size + 1, skip])
             names = [column[0] for column in found.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
     except duckdb.Error as error:
         raise LakeError("the lake could not be read", why=" ".join(str(error).split())[:500]) from None
     shown = rows[:size]

@@ -137,7 +137,7 @@ def _compare(settings: Settings) -> None:
     rows = table.to_pyarrow_table(columns=["kafka_partition", "kafka_offset"])
     distinct = rows.group_by(["kafka_partition", "kafka_offset"]).aggregate([]).num_rows
     topic_id, partitions = KafkaLog(settings.kafka).describe(INTERACTION_TABLE.topic.name)
-    stored = sum(offset or 0 for offset in offsets_of(table, topic_id, partitions).values())
+    stored = sum(offset or 0 for offset in offsets_of(settings, table, topic_id, partitions).values())
     if not rows.num_rows == distinct == stored:
         sys.exit(f"error: the lake holds {rows.num_rows:,} rows, {distinct:,} distinct, of {stored:,} events")
 

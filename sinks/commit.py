@@ -6,8 +6,7 @@ library: after a refusal the table is read again, and the stored offsets say whe
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from clickwell.settings import Settings
 from clickwell.sinks import files
 from clickwell.sinks.columns import COLUMNS
 from clickwell.sinks.recent import Buckets, Ids, RecentIds
-from clickwell.sinks.table import DATE, Table, app_id, away, check_topic, create_table
+from clickwell.sinks.table import DATE, Table, app_id, check_topic, create_table, storage_errors
 
 # Others win at most once for each of their own flushes, so losing this often means that something else is wrong.
 MAX_LOSSES = 200
@@ -93,7 +92,7 @@ class TableWriter:
         self._max_buckets = MAX_BUCKETS if is_topic else None
         self._recent = RecentIds(self._load_ids)
         self._files: set[str] = set()
-        with self._storage():
+        with storage_errors(self._settings):
             self._delta = create_table(settings, table)
             if is_topic:
                 check_topic(self._delta, table, topic_id)
@@ -106,18 +105,18 @@ class TableWriter:
 
     def stored(self, partitions: Sequence[int]) -> dict[int, int | None]:
         """Read the table again and return the next offset of each partition, None where it has none."""
-        with self._storage():
+        with storage_errors(self._settings):
             self._refresh()
             return {partition: self._stored(partition) for partition in partitions}
 
     def begin(self, starts: Mapping[int, int]) -> None:
         """Store the first offset of partitions that have none; whoever is first decides."""
-        with self._storage():
+        with storage_errors(self._settings):
             self._commit([], starts)
 
     def skip(self, lost: Mapping[int, tuple[int, int]]) -> None:
         """Move partitions beyond a range that retention took; the range stands in the table's history."""
-        with self._storage():
+        with storage_errors(self._settings):
             ranges = {f"clickwell.lost.{partition}": f"{first}-{end - 1}" for partition, (first, end) in lost.items()}
             self._commit([], {partition: end for partition, (_, end) in lost.items()}, ranges)
 
@@ -132,7 +131,7 @@ class TableWriter:
         rows = pa.Table.from_batches(pending.rows, self._table.schema)
         ids = np.concatenate(pending.ids) if pending.ids else np.empty(0, np.uint64)
         buckets = self._buckets(rows)
-        with self._storage():
+        with storage_errors(self._settings):
             self._refresh()
             self._check(pending.expected)
             fresh = ~self._recent.repeats(ids, buckets)
@@ -261,10 +260,3 @@ class TableWriter:
         """Forget ids that no later row can repeat; of partitions that stand far apart, the later ones'."""
         if buckets.size and self._max_buckets:
             self._recent.keep_from(max(int(buckets.min()) - 1, int(buckets.max()) - self._max_buckets))
-
-    @contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except (DeltaError, OSError) as error:
-            raise away(self._settings, error) from None

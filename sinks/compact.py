@@ -9,14 +9,14 @@ from datetime import UTC, date, datetime
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from clickwell.errors import ClickwellError
 from clickwell.failpoints import Failpoints
 from clickwell.settings import Settings
 from clickwell.sinks import files
-from clickwell.sinks.table import DATE, Table, away, open_table
+from clickwell.sinks.table import DATE, Table, open_table, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def compact(settings: Settings, table: Table, failpoints: Failpoints, *, everyth
     """
     delta = open_table(settings, table)
     done = Compacted()
-    try:
+    with storage_errors(settings):
         for day, group in groups(live_files(delta), settings.sink.compact_rows, everything=everything):
             merged = _merge(delta, table, day, group, failpoints)
             done.files_before += len(group)
@@ -82,8 +82,6 @@ def compact(settings: Settings, table: Table, failpoints: Failpoints, *, everyth
             done.skipped += not merged
         if done.files_before:
             delta.create_checkpoint()
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
     return done
 
 
@@ -121,7 +119,7 @@ def vacuum(settings: Settings, table: Table, failpoints: Failpoints, *, dry_run:
     # The library knows whole hours only.
     hours = max(1, int(settings.sink.vacuum_hours))
     failpoints.visit("before_vacuum")
-    try:
+    with storage_errors(settings):
         gone = delta.vacuum(
             hours,
             dry_run=dry_run,
@@ -130,8 +128,6 @@ def vacuum(settings: Settings, table: Table, failpoints: Failpoints, *, dry_run:
         )
         if not dry_run:
             gone += files.remove_unfinished(delta, time.time() - hours * 3600)
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
     failpoints.visit("after_vacuum")
     return gone
 

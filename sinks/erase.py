@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from clickwell.failpoints import Failpoints
@@ -21,7 +19,7 @@ from clickwell.schemas.erased import Subjects
 from clickwell.settings import Settings
 from clickwell.sinks import files
 from clickwell.sinks.compact import LiveFile, live_files, replace_files
-from clickwell.sinks.table import DATE, Table, away, filesystem, open_table
+from clickwell.sinks.table import DATE, Table, filesystem, open_table, storage_errors
 
 # Delta ignores names that begin so, and its vacuum leaves them alone.
 HIDDEN_FILE = "_erasing.json"
@@ -50,7 +48,7 @@ def find(settings: Settings, table: Table, subjects: Subjects) -> Iterator[tuple
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    with _storage(settings):
+    with storage_errors(settings):
         delta = open_table(settings, table)
         for file in live_files(delta):
             owners, names = _owners(files.read(delta, [file.path], _columns(subjects)), subjects)
@@ -85,7 +83,7 @@ def related(
         if all(each.values())
     ]
     names = sorted({name for each in conditions for name, _ in each})
-    with _storage(settings):
+    with storage_errors(settings):
         delta = open_table(settings, table)
         for file in live_files(delta) if conditions else ():
             keys = files.read(delta, [file.path], names)
@@ -115,7 +113,7 @@ def rewrite(settings: Settings, table: Table, subjects: Subjects, failpoints: Fa
     done = Erased()
     # Files do not change: one that was looked at once is not looked at again.
     clean: set[str] = set()
-    with _storage(settings):
+    with storage_errors(settings):
         delta = open_table(settings, table)
         while left := [each for each in live_files(delta) if each.path not in clean]:
             dirty = [each for each in left if _has_any(delta, each.path, subjects)]
@@ -159,7 +157,7 @@ def hide(settings: Settings, table: Table, erasures: Sequence[dict[str, Any]]) -
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    with _storage(settings):
+    with storage_errors(settings):
         storage = filesystem(open_table(settings, table))
         if erasures:
             with storage.open_output_stream(HIDDEN_FILE, buffer_size=1 << 16) as out:
@@ -232,21 +230,13 @@ def _owners(rows: pa.Table, subjects: Subjects) -> tuple[NDArray[np.int64], list
     return owners, list(numbers)
 
 
-@contextmanager
-def _storage(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
-
-
 def remove(settings: Settings, table: Table, paths: Iterable[str]) -> list[str]:
     """Remove files that no version names any more; return those that were still there.
 
     Raises:
         LakeError: there is no such table, or its storage does not answer.
     """
-    with _storage(settings):
+    with storage_errors(settings):
         delta = open_table(settings, table)
         live = {file.path for file in live_files(delta)}
         gone = [path for path in paths if path not in live]

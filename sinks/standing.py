@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from datetime import date
 
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from clickwell.errors import DependencyError, KafkaError
 from clickwell.kafka import KafkaLog
 from clickwell.settings import Settings
 from clickwell.sinks.compact import live_files
-from clickwell.sinks.table import TABLES, Table, app_id, away, open_table, storage_options
+from clickwell.sinks.table import TABLES, Table, app_id, open_table, storage_errors, storage_options
 
 # A commit makes rows visible every few seconds; a look costs some milliseconds, on S3 a request or two.
 POLL_SECONDS = 0.25
@@ -47,10 +46,8 @@ def exists(settings: Settings, table: Table) -> bool:
     Raises:
         LakeError: its storage does not answer.
     """
-    try:
+    with storage_errors(settings):
         return bool(DeltaTable.is_deltatable(table.uri(settings), storage_options(settings)))
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
 
 
 def look(settings: Settings, table: Table) -> Standing:
@@ -60,7 +57,8 @@ def look(settings: Settings, table: Table) -> Standing:
         LakeError: there is no such table, or its storage does not answer.
     """
     delta = open_table(settings, table)
-    live = live_files(delta)
+    with storage_errors(settings):
+        live = live_files(delta)
     days = sorted({file.day for file in live})
     return Standing(
         table=table.name,
@@ -82,10 +80,8 @@ def written_ms(settings: Settings, delta: DeltaTable) -> int:
     Raises:
         LakeError: its storage does not answer.
     """
-    try:
+    with storage_errors(settings):
         return int(delta.history(1)[0]["timestamp"])
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
 
 
 def _lag(settings: Settings, table: Table, delta: DeltaTable) -> int | None:
@@ -96,15 +92,18 @@ def _lag(settings: Settings, table: Table, delta: DeltaTable) -> int | None:
     except KafkaError:
         return None
     ahead = _Ahead(log, table.topic.name)
-    return sum(
-        ahead.records(partition, offset or 0, ends[partition])
-        for partition, offset in offsets_of(delta, topic_id, partitions).items()
-    )
+    stored = offsets_of(settings, delta, topic_id, partitions)
+    return sum(ahead.records(partition, offset or 0, ends[partition]) for partition, offset in stored.items())
 
 
-def offsets_of(delta: DeltaTable, topic_id: str, partitions: int) -> dict[int, int | None]:
-    """Return the next offset of each partition, None where none is stored."""
-    return {partition: delta.transaction_version(app_id(topic_id, partition)) for partition in range(partitions)}
+def offsets_of(settings: Settings, delta: DeltaTable, topic_id: str, partitions: int) -> dict[int, int | None]:
+    """Return the next offset of each partition, None where none is stored.
+
+    Raises:
+        LakeError: the storage does not answer.
+    """
+    with storage_errors(settings):
+        return {partition: delta.transaction_version(app_id(topic_id, partition)) for partition in range(partitions)}
 
 
 def wait_written(
@@ -137,7 +136,7 @@ def wait_written(
     while True:
         behind: dict[str, int] = {}
         for table in list(waited):
-            stored = offsets_of(open_table(settings, table), *topics[table.name])
+            stored = offsets_of(settings, open_table(settings, table), *topics[table.name])
             if all(offset is None for offset in stored.values()):
                 waited.remove(table)
                 continue

@@ -5,6 +5,8 @@ event's own time. A table's log holds, with the data files of every commit, the 
 the commit covers, as the application transaction `topic id/partition`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -135,15 +137,14 @@ def open_table(settings: Settings, table: Table) -> DeltaTable:
         LakeError: there is no such table yet, or its storage does not answer.
     """
     uri = table.uri(settings)
-    try:
-        return DeltaTable(uri, storage_options=storage_options(settings))
-    except TableNotFoundError:
-        raise NoTableError(
-            f"there is no table {table.name} in {settings.lake_uri}",
-            fix="`clickwell sink` writes it; CLICKWELL_LAKE says where",
-        ) from None
-    except (DeltaError, OSError) as error:
-        raise away(settings, error) from None
+    with storage_errors(settings):
+        try:
+            return DeltaTable(uri, storage_options=storage_options(settings))
+        except TableNotFoundError:
+            raise NoTableError(
+                f"there is no table {table.name} in {settings.lake_uri}",
+                fix="`clickwell sink` writes it; CLICKWELL_LAKE says where",
+            ) from None
 
 
 def create_table(settings: Settings, table: Table) -> DeltaTable:
@@ -168,12 +169,24 @@ def create_table(settings: Settings, table: Table) -> DeltaTable:
         )
     except (DeltaError, OSError) as error:
         if not DeltaTable.is_deltatable(uri, storage_options(settings)):
-            raise away(settings, error) from None
+            raise _away(settings, error) from None
     return open_table(settings, table)
 
 
-def away(settings: Settings, error: Exception) -> LakeError:
-    """Return the error for a storage that fails."""
+@contextmanager
+def storage_errors(settings: Settings) -> Iterator[None]:
+    """Turn the errors of a storage that fails into clickwell's.
+
+    Raises:
+        LakeError: the storage is away, full, or not what it should be.
+    """
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise _away(settings, error) from None
+
+
+def _away(settings: Settings, error: Exception) -> LakeError:
     return LakeError(
         f"the lake at {settings.lake_uri} cannot be used",
         why=" ".join(str(error).split())[:500],

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deltalake.exceptions import DeltaError
-
 from clickwell.analytics.privacy.histories import HISTORY_KEYS, history_until, history_user
 from clickwell.analytics.privacy.receipts import Receipts, broken
 from clickwell.erasures import ErasureLog
@@ -27,7 +25,7 @@ from clickwell.settings import Settings
 from clickwell.sinks.compact import live_files
 from clickwell.sinks.erase import traces
 from clickwell.sinks.standing import exists
-from clickwell.sinks.table import TABLES, away, open_table
+from clickwell.sinks.table import TABLES, open_table, storage_errors
 
 _SCAN_COUNT = 1000
 
@@ -120,11 +118,9 @@ def _search_lake(settings: Settings, subjects: Subjects, receipts: dict[str, Any
         if not exists(settings, table):
             continue
         delta = open_table(settings, table)
-        try:
+        with storage_errors(settings):
             live = {file.path for file in live_files(delta)}
             with_traces = traces(delta, subjects)
-        except (DeltaError, OSError) as error:
-            raise away(settings, error) from None
         proof.searched[f"lake files of {table.name}"] = len(live)
         for path in with_traces:
             if path in live:

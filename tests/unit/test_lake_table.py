@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +26,8 @@ from clickwell.sinks import compact as compaction
 from clickwell.sinks.columns import InteractionColumns, LogRecord, SearchColumns
 from clickwell.sinks.commit import MovedError, Pending, TableWriter
 from clickwell.sinks.compact import compact, live_files, vacuum
-from clickwell.sinks.table import INTERACTION_TABLE, SEARCH_TABLE, open_table
+from clickwell.sinks.standing import offsets_of
+from clickwell.sinks.table import INTERACTION_TABLE, SEARCH_TABLE, create_table, open_table
 
 NOW = time.time_ns() // 1_000_000
 DAY = 86_400_000
@@ -258,6 +260,15 @@ def test_a_new_column_disturbs_neither_old_writers_nor_old_files(settings: Setti
     rows = table(settings)
     assert rows.num_rows == 60
     assert rows["later"].null_count == 60
+
+
+def test_a_storage_that_goes_away_behind_an_open_table_is_said_so(settings: Settings) -> None:
+    """Whoever waits for the lake waits on, where another error would end the process."""
+    create_table(settings, INTERACTION_TABLE)
+    delta = open_table(settings, INTERACTION_TABLE)
+    shutil.rmtree(INTERACTION_TABLE.uri(settings))
+    with pytest.raises(LakeError, match="cannot be used"):
+        offsets_of(settings, delta, "topic", 1)
 
 
 def test_a_topic_that_was_created_anew_is_refused(settings: Settings) -> None:
