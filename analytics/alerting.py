@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Self
 
@@ -218,7 +219,8 @@ def _post(settings: Settings, alert: Alert) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=settings.alerts.webhook_seconds):  # noqa: S310
             return True
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        # Not the address: it may hold a token.
-        log.warning("the webhook did not take an alert, which is told again at the next check: %s", error)
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        # Not the address, which may hold a token; an HTTPException may quote it.
+        why = type(error).__name__ if isinstance(error, HTTPException) else error
+        log.warning("the webhook did not take an alert, which is told again at the next check: %s", why)
         return False

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import socket
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -244,6 +245,26 @@ def test_the_webhook_gets_what_it_refused_again(tmp_path):
         assert not alerting.run(settings, BEGIN + 18 * MS_PER_DAY - MS_PER_HOUR).open
         assert {posted["state"] for posted in hook.got[after:]} == {"closed"}
         assert "} 1.0\n" not in gauge.read_text()
+
+
+def test_a_webhook_that_speaks_no_http_is_told_again(caplog):
+    """The check goes on, and the log does not name the address."""
+
+    def answer(server):
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"hello\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=[server])
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/secret"
+        book = alerting.told(Settings.load(alerts=AlertSettings(webhook=address)), Book().after([FOUND], BEGIN, 1))
+        thread.join()
+    assert [alert.told for alert in book.open] == [False]
+    assert "told again" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_an_unreadable_state_says_what_to_do(tmp_path):
