@@ -100,6 +100,9 @@ def _done(job: Job) -> bool:
         log.info("%s: no searches in the lake yet", job.name)
     except ClickwellError as error:
         log.warning("%s: %s", job.name, error)
+    except Exception:
+        # One job that cannot be done must not keep the others from being done.
+        log.exception("%s failed", job.name)
     else:
         return True
     return False

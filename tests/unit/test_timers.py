@@ -29,9 +29,9 @@ def test_each_job_has_its_own_pause():
     assert log == ["a", "b", "a"]
 
 
-@pytest.mark.parametrize("error", [LakeError("away"), NoTableError("no searches yet")])
+@pytest.mark.parametrize("error", [LakeError("away"), NoTableError("no searches yet"), KeyError("a defect")])
 def test_what_failed_is_tried_again_soon(error):
-    """A lake that is away or empty costs the others nothing."""
+    """A lake that is away or empty costs the others nothing, and neither does what nobody foresaw."""
     log = []
     todo = [Job("a", 900, done(log, "a", error)), Job("b", 30, done(log, "b", error)), Job("c", 900, done(log, "c"))]
     turn(todo, 0.0)
