@@ -220,6 +220,8 @@ def _post(settings: Settings, alert: Alert) -> bool:
         with urllib.request.urlopen(request, timeout=settings.alerts.webhook_seconds):  # noqa: S310
             return True
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the answer, too, with its connection
         # Not the address, which may hold a token; an HTTPException may quote it.
         why = type(error).__name__ if isinstance(error, HTTPException) else error
         log.warning("the webhook did not take an alert, which is told again at the next check: %s", why)
