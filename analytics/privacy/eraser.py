@@ -115,6 +115,7 @@ class Eraser:
             TakenOverError: another eraser works now.
             StoppedError: told to stop while waiting.
         """
+        self._writer.settle()
         self._log.catch_up()
         unfinished = [batch for batch in self._log.batches.values() if not batch.past("done")]
         if unfinished:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError as KafkaCode
@@ -47,19 +48,28 @@ class LogWriter:
     def __init__(self, settings: Settings, kafka: KafkaLog, log: ErasureLog, failpoints: Failpoints) -> None:
         self._kafka, self._log, self._failpoints = kafka, log, failpoints
         self._delivered: list[tuple[str, int, int]] = []
-        self._producer = Producer(
-            {
-                **librdkafka_config(settings.kafka),
-                "transactional.id": f"{settings.kafka.group}-eraser",
-                "transaction.timeout.ms": int(SECONDS * 1000),
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "message.max.bytes": 8 << 20,
-                "log_level": 0,
-            }
-        )
-        with _errors():
-            self._producer.init_transactions(SECONDS)
+        self._config: dict[str, Any] = {
+            **librdkafka_config(settings.kafka),
+            "transactional.id": f"{settings.kafka.group}-eraser",
+            "transaction.timeout.ms": int(SECONDS * 1000),
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "message.max.bytes": 8 << 20,
+            "log_level": 0,
+        }
+        self._ready = False
+        self.settle()
+
+    def settle(self) -> None:
+        """Make the client anew if its last transaction was broken off: it would take no other.
+
+        From then on nothing of that transaction can get into the log any more, so this is for before looking there.
+        """
+        if not self._ready:
+            self._producer = Producer(self._config)
+            with _errors():
+                self._producer.init_transactions(SECONDS)
+            self._ready = True
 
     def begin(self, step: Step) -> None:
         """Write the first step of a batch, with where the topics end before its fences."""
@@ -149,10 +159,12 @@ class LogWriter:
     def _transaction(self) -> Iterator[list[tuple[str, int, int]]]:
         """Begin and end a transaction; afterwards the list has what was written."""
         self._delivered = []
+        self._ready = False
         with _errors():
             self._producer.begin_transaction()
             yield self._delivered
             self._producer.commit_transaction(SECONDS)
+        self._ready = True
 
 
 @contextmanager
