@@ -13,14 +13,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _no_nul(text: str) -> str:
+def no_nul(text: str) -> str:
+    """Return a text that the lake may hold.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if "\0" in text:
         raise ValueError("holds the NUL character")
     return text
 
 
-Text = Annotated[str, Query(min_length=1, max_length=MAX_ID), AfterValidator(_no_nul)]
-FeatureId = Annotated[str, Query(min_length=1, max_length=MAX_FEATURE_ID), AfterValidator(_no_nul)]
+Text = Annotated[str, Query(min_length=1, max_length=MAX_ID), AfterValidator(no_nul)]
+FeatureId = Annotated[str, Query(min_length=1, max_length=MAX_FEATURE_ID), AfterValidator(no_nul)]
 
 
 class Turns:

@@ -5,7 +5,6 @@ scope `read`. Each part of the page asks for itself, so that one that fails leav
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date, timedelta
 from importlib.resources import files
@@ -21,8 +20,9 @@ from clickwell.analytics.details import details
 from clickwell.analytics.signals import get_retriever_signals, retrievers
 from clickwell.analytics.trend import trend
 from clickwell.errors import NoTableError
-from clickwell.schemas.interactions import MAX_FEATURE_ID, MAX_ID
+from clickwell.schemas.interactions import MAX_ID
 from clickwell.serving.api.access import requires
+from clickwell.serving.api.asking import FeatureId, Turns, no_nul
 from clickwell.serving.api.keys import Scope
 from clickwell.serving.api.problems import Problem
 from clickwell.serving.api.services import services_of
@@ -41,22 +41,16 @@ PAGES = ("queries", "query", "skipped", "document", "zero", "blind", "alerts", "
 MOST_DAYS = 366
 _DAY = timedelta(days=1)
 _ROWS = 50
-# Months of a large lake take seconds of both cores; more at once would only wait for each other.
-_turns = asyncio.Semaphore(2)
+# Months of a large lake take seconds of both cores.
+_turns = Turns(2)
 
 pages = APIRouter(tags=["dashboard"], include_in_schema=False)
 data = APIRouter(prefix="/v1/dashboard", tags=["dashboard"], dependencies=[requires(Scope.READ)])
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("holds the NUL character")
-    return text
-
-
-Retriever = Annotated[str, Query(max_length=MAX_ID), AfterValidator(_no_nul)]
-Text = Annotated[str | None, Query(max_length=1024)]
-Document = Annotated[str | None, Query(min_length=1, max_length=MAX_FEATURE_ID)]
+# Empty: of events that name none.
+Retriever = Annotated[str, Query(max_length=MAX_ID), AfterValidator(no_nul)]
+Words = Annotated[str, Query(max_length=1024)]
 
 
 @pages.get("/dashboard")
@@ -82,7 +76,7 @@ async def signals(request: Request, since: date, until: date, retriever: Retriev
     """Return which retrievers there are, and the signals of one (of the first, when none is named), by UTC days."""
     _check(since, until)
     settings = services_of(request).settings
-    return _json(await _in_turn(lambda: _signals(settings, retriever, since, until)))
+    return _json(await _turns.take(_signals, settings, retriever, since, until))
 
 
 @data.get("/trend")
@@ -90,7 +84,7 @@ async def hours(request: Request, since: date, until: date, retriever: Retriever
     """Return a retriever's hours, together with those of the period of the same length before."""
     _check(since, until)
     settings = services_of(request).settings
-    return _json(await _in_turn(lambda: trend(settings, retriever, since - (until - since) - _DAY, until)))
+    return _json(await _turns.take(trend, settings, retriever, since - (until - since) - _DAY, until))
 
 
 @data.get("/alerts")
@@ -108,20 +102,25 @@ async def alert(
 ) -> Response:
     """Return what one alert of the book rests on."""
     settings = services_of(request).settings
-    return _json(await _in_turn(lambda: evidence(settings, rule, retriever, since_ms)))
+    return _json(await _turns.take(evidence, settings, rule, retriever, since_ms))
 
 
 @data.get("/details")
 async def one(
-    request: Request, since: date, until: date, retriever: Retriever, query: Text = None, feature_id: Document = None
+    request: Request,
+    since: date,
+    until: date,
+    retriever: Retriever,
+    query: Words | None = None,
+    feature_id: FeatureId | None = None,
 ) -> Response:
     """Return the numbers of one query, or of one document and what its boost rests on."""
     _check(since, until)
     if (query is None) == (feature_id is None):
         raise Problem(400, "bad_request", "name a query or a feature_id")
     services = services_of(request)
-    find = lambda: details(services.settings, retriever, since, until, query=query, feature_id=feature_id)  # noqa: E731
-    found = asdict(await _in_turn(find))
+    asked = {"query": query, "feature_id": feature_id}
+    found = asdict(await _turns.take(details, services.settings, retriever, since, until, **asked))
     if feature_id is not None:
         stage = BoostByInteractionCount(interaction_types=dict.fromkeys(services.settings.popularity.signals, 1.0))
         found["boost"] = (await services.reader.boosts([feature_id], stage)).why(0)
@@ -144,11 +143,6 @@ def _signals(settings: Settings, retriever: str | None, since: date, until: date
     if retriever is not None:
         found["signals"] = get_retriever_signals(retriever, settings=settings, since=since, until=until, limit=_ROWS)
     return found
-
-
-async def _in_turn(find: Callable[[], Any]) -> Any:
-    async with _turns:
-        return await asyncio.to_thread(find)
 
 
 def _check(since: date, until: date) -> None:
