@@ -22,7 +22,7 @@ class Measures:
 
     Args:
         engine, generations, resume: the parts.
-        end_of: the log's end of a partition, as far as the consumer knows it.
+        end_of: the log's end of a partition, as far as the worker knows it.
         settings: where Redis is.
     """
 

@@ -116,7 +116,7 @@ class Worker:
             loop.add_signal_handler(number, self._on_signal, number)
         watchdog = Watchdog(self._pulse, self.settings.worker.stall_seconds)
         watchdog.start()
-        measures = Measures(self.engine, self.generations, self.resume, self.app.end_of, settings=self.settings)
+        measures = Measures(self.engine, self.generations, self.resume, self._end_of, settings=self.settings)
         exposition.serve(self.settings.metrics, "worker", measures.samples)
         self.app.finalize()
         # Chunks die young and hold no cycles: looking through all that was imported, chunk after chunk, finds nothing.
@@ -259,7 +259,7 @@ class Worker:
         await pipe.execute()
 
     def _lag(self, part: Part, done: list[int]) -> int:
-        return part.lag(done, self.app.end_of(part.tp))
+        return part.lag(done, self._end_of(part.tp))
 
     def _pulse(self) -> Pulse:
         parts = list(self.engine.parts.values())
