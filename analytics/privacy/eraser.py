@@ -29,11 +29,12 @@ from clickwell.errors import DependencyError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog
 from clickwell.metrics import Sample
-from clickwell.privacy import load_keys
+from clickwell.privacy import load_keys, missing_key
 from clickwell.redis_client import active_generation, connect, redis_errors
 from clickwell.schemas.controls import Subject
 from clickwell.schemas.erased import Subjects
 from clickwell.schemas.keys import BUILDING, SHARDS, ledger_field, ledger_key
+from clickwell.schemas.marks import UnknownKeyError
 from clickwell.schemas.wire import new_id
 from clickwell.sealing import store_of
 from clickwell.settings import Settings
@@ -112,6 +113,7 @@ class Eraser:
 
         Raises:
             DependencyError: Kafka, Redis or the lake is away; call again.
+            SettingsError: a batch was begun with a secret key that is not among those of the settings.
             TakenOverError: another eraser works now.
             StoppedError: told to stop while waiting.
         """
@@ -119,7 +121,10 @@ class Eraser:
         self._log.catch_up()
         unfinished = [batch for batch in self._log.batches.values() if not batch.past("done")]
         if unfinished:
-            self._carry_on(unfinished[0])
+            try:
+                self._carry_on(unfinished[0])
+            except UnknownKeyError as error:
+                raise missing_key(str(error)) from None
             return True
         self._clean_up()
         waiting = self._waiting()[:MOST_SUBJECTS]
