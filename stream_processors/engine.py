@@ -22,25 +22,18 @@ from clickwell.metrics import WORKER_APPLY_SECONDS, WORKER_FRESHNESS
 from clickwell.privacy import missing_key
 from clickwell.schemas.decode import Batch, Decoder, EventDecoder, Record
 from clickwell.schemas.decode_searches import SearchDecoder
-from clickwell.schemas.erased import Erased
-from clickwell.schemas.keys import SHARDS, ledger_field
-from clickwell.schemas.marks import Keys, UnknownKeyError
+from clickwell.schemas.keys import SHARDS
+from clickwell.schemas.marks import UnknownKeyError
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.stream_processors.lane import Lane, Work
 from clickwell.stream_processors.ledger import Call, Ledger, Outcome
+from clickwell.stream_processors.part import IMPATIENCE, NOWHERE, TP, Part
 from clickwell.tracing import Tracing, requests_of
 
 log = logging.getLogger(__name__)
 
-TP = tuple[str, int]
-
-# Larger than any offset: a partition at this position accepts nothing.
-NOWHERE = 1 << 62
 # The rows of so many records fit into a core's own cache; with many more, decoding and grouping take twice the time.
 DECODED_AT_ONCE = 2000
-# A seek that brings no chunk within this time, or lag without progress, is tried again: the chunk that would have shown
-# the gap may be the last one of the log.
-IMPATIENCE = 5.0
 # After the log was asked it is tried less and less often: each time what is on its way is thrown away, and on a machine
 # that is too busy to bring it in that time it would never come.
 MOST_PATIENCE = 40.0
@@ -74,75 +67,14 @@ class Stats:
     rewinds: int = 0
 
 
-@dataclass
-class Part:
-    """One assigned partition.
-
-    Attributes:
-        generation: name of the counters that are written.
-        topic_id: id of the topic whose records are counted; empty before the first reload.
-        done: for each lane the next offset of each shard, as far as this worker knows.
-        position: next offset to accept.
-        epoch: counts rewinds; work begun in an earlier epoch is thrown away.
-        seeking_since: when the last seek was asked for, until the first chunk after it arrives.
-        applying: the one call in flight.
-        all_at: when all shards were last moved, also those that the records did not touch.
-        gap: the last (position, first offset) that did not fit; seen again after a seek, the log may have a hole.
-        oldest_ms, received_ms: broker's times of the first and the last record of the last chunk.
-        patience: seconds after which a chunk that does not come is asked for again.
-        erased: whose events are left out here.
-    """
-
-    topic: str
-    partition: int
-    generation: str = ""
-    topic_id: str = ""
-    done: dict[str, list[int]] = field(default_factory=dict)
-    position: int = NOWHERE
-    epoch: int = 0
-    seeking_since: float = 0.0
-    applying: asyncio.Task[None] | None = None
-    all_at: float = 0.0
-    gap: tuple[int, int] | None = None
-    progress_at: float = field(default_factory=time.monotonic)
-    oldest_ms: int = 0
-    received_ms: int = 0
-    patience: float = IMPATIENCE
-    erased: Erased = field(default_factory=lambda: Erased(lambda: Keys({})))
-
-    @property
-    def tp(self) -> TP:
-        """Topic and partition."""
-        return self.topic, self.partition
-
-    @property
-    def least(self) -> int:
-        """Offset below which every shard of every lane has applied every record; `NOWHERE` before the first reload."""
-        return min(map(min, self.done.values()), default=NOWHERE)
-
-    def field_of(self, lane: str) -> str:
-        """Return the partition's field in a lane's ledgers."""
-        return ledger_field(lane, self.topic_id, self.partition)
-
-    @staticmethod
-    def lag(done: Sequence[int], end: int) -> int:
-        """Return how many records a lane with these next offsets is behind the log's end."""
-        return max(0, end - min(done))
-
-    @property
-    def idle(self) -> bool:
-        """Nothing in flight and not on the way to another offset."""
-        return self.position != NOWHERE and (self.applying is None or self.applying.done())
-
-
 class Standing(Protocol):
     """Where a partition stands in the generation that is to be written; see `clickwell.stream_processors.resume`."""
 
-    async def load(self, part: Part) -> dict[str, list[int]]:
-        """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard."""
+    async def load(self, topic: str, partition: int) -> Part:
+        """Return the partition with its generation, topic id and erasures, and the next offsets of every lane."""
         ...
 
-    async def first_record(self, part: Part, offset: int) -> int:
+    async def first_record(self, topic: str, partition: int, offset: int) -> int:
         """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
         ...
 
@@ -205,7 +137,7 @@ class Engine:
         keeps trying.
         """
         # New objects even for partitions that stay: whatever is in flight for the old ones can no longer matter.
-        self.parts = {tp: Part(*tp) for tp in sorted(tps)}
+        self.parts = {tp: Part(*tp, progress_at=time.monotonic()) for tp in sorted(tps)}
         rewinds = [self._start_rewind(part, "assigned") for part in self.parts.values()]
         if rewinds:
             await asyncio.wait(rewinds, timeout=IMPATIENCE)
@@ -416,6 +348,8 @@ class Engine:
         # Before the first await: a queued chunk that still fits the old position must not slip in.
         part.position = NOWHERE
         part.epoch += 1
+        # Of no generation, so that nobody who compares it begins yet another rewind meanwhile.
+        part.generation = ""
         task = asyncio.create_task(self._rewind(part, part.epoch, why, probe=probe))
         self._rewinds.add(task)
         task.add_done_callback(self._rewinds.discard)
@@ -427,15 +361,17 @@ class Engine:
         delay = 0.05
         while part.epoch == epoch and self.parts.get(part.tp) is part:
             try:
-                done = await self._standing.load(part)
-                least = min(map(min, done.values()))
-                position = await self._standing.first_record(part, least) if probe else least
+                found = await self._standing.load(part.topic, part.partition)
+                position = found.least
+                if probe:
+                    position = await self._standing.first_record(part.topic, part.partition, position)
                 self.redis_answered_at = time.monotonic()
-                # Another rewind, or another owner of the partition, began meanwhile: theirs counts.
+                # Another rewind, or another owner of the partition, began meanwhile: theirs counts, nothing of this.
                 if part.epoch != epoch or self.parts.get(part.tp) is not part:
                     return
                 part.epoch = epoch = epoch + 1
-                part.done, part.all_at = done, 0.0
+                part.generation, part.topic_id = found.generation, found.topic_id
+                part.done, part.erased, part.all_at = found.done, found.erased, 0.0
                 part.position, part.seeking_since = position, time.monotonic()
                 await self._seek({part.tp: position})
             except (TopicRecreatedError, LayoutError, SettingsError) as error:

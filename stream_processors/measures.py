@@ -9,8 +9,9 @@ from clickwell.metrics import Sample
 from clickwell.redis_client import connect
 from clickwell.redis_cluster import Cluster
 from clickwell.settings import Settings
-from clickwell.stream_processors.engine import NOWHERE, TP, Engine
+from clickwell.stream_processors.engine import Engine
 from clickwell.stream_processors.generations import Generations
+from clickwell.stream_processors.part import NOWHERE, TP
 from clickwell.stream_processors.resume import Resume
 
 # Prometheus itself gives up after 10 s.

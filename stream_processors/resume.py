@@ -15,10 +15,10 @@ from clickwell.kafka import KafkaLog
 from clickwell.schemas.erased import Erased
 from clickwell.schemas.keys import FRESH, LOSSES, SHARDS, ledger_field, ledger_key
 from clickwell.schemas.rings import Generation
-from clickwell.stream_processors.engine import Part
 from clickwell.stream_processors.generations import Generations, log_start_ms
 from clickwell.stream_processors.lane import Lane
 from clickwell.stream_processors.ledger import Call, Ledger
+from clickwell.stream_processors.part import Part
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class Resume:
         self._dedup_ms = dedup_ms
         self.lost = 0
 
-    async def load(self, part: Part) -> dict[str, list[int]]:
-        """Set the part's generation, topic id and erasures, and return for each lane the next offset of each shard.
+    async def load(self, topic: str, partition: int) -> Part:
+        """Return a partition with generation, topic id and erasures, and for each lane the next offset of each shard.
 
         Shards that know nothing of the partition begin where the log that the lane needs begins.
 
@@ -58,18 +58,17 @@ class Resume:
         generation, _ = await self._generations.target()
         if generation is None:
             generation = await self.begin()
-        part.topic_id, _ = await asyncio.to_thread(self._kafka.describe, part.topic)
-        part.generation = generation.name
-        lanes = [lane for lane in self._lanes if part.topic in lane.topics]
+        topic_id, _ = await asyncio.to_thread(self._kafka.describe, topic)
+        part = Part(topic, partition, generation.name, topic_id)
+        lanes = [lane for lane in self._lanes if topic in lane.topics]
         done = {lane.name: await self._stored(generation, part, lane) for lane in lanes}
-        earliest = await asyncio.to_thread(self._kafka.earliest, part.topic, part.partition)
+        earliest = await asyncio.to_thread(self._kafka.earliest, topic, partition)
         # Asked for after the offsets were read: what is stored was once in the log, so its end cannot lie before it.
-        ends = await asyncio.to_thread(self._kafka.latest, part.topic, [part.partition])
+        ends = await asyncio.to_thread(self._kafka.latest, topic, [partition])
         furthest = max(map(max, done.values()))
-        if furthest > ends[part.partition]:
+        if furthest > ends[partition]:
             raise KafkaError(
-                f"the log of {part.topic}-{part.partition} ends at {ends[part.partition]}, "
-                f"but {furthest} records of it are counted",
+                f"the log of {topic}-{partition} ends at {ends[partition]}, but {furthest} records of it are counted",
                 why="a broker lost acknowledged records, or is still recovering them",
                 fix="if they are gone for good, run `clickwell rebuild`",
             )
@@ -77,8 +76,9 @@ class Resume:
         if least < earliest:
             done = {lane.name: await self._declare_loss(part, lane, done[lane.name], earliest) for lane in lanes}
             self.lost += earliest - least
+        part.done = done
         part.erased = await asyncio.to_thread(self._erased, generation, part, max(least, earliest))
-        return done
+        return part
 
     def _erased(self, generation: Generation, part: Part, position: int) -> Erased:
         return self._erasures.erased(
@@ -125,9 +125,9 @@ class Resume:
             places += [(topic, topic_id, partition) for partition in range(partitions)]
         return places
 
-    async def first_record(self, part: Part, offset: int) -> int:
+    async def first_record(self, topic: str, partition: int, offset: int) -> int:
         """Return the offset of the first record that really exists at or after `offset`, or the log's end."""
-        return await asyncio.to_thread(self._kafka.first_record, part.topic, part.partition, offset)
+        return await asyncio.to_thread(self._kafka.first_record, topic, partition, offset)
 
     async def begin(self) -> Generation:
         """Begin a generation that is complete when it has reached the present ends of the log, or join another's."""

@@ -30,12 +30,13 @@ from clickwell.sealing import opener_of
 from clickwell.settings import RedisSettings, Settings
 from clickwell.stream_processors.chunks import Chunk, ChunkApp, PassThrough, build_app
 from clickwell.stream_processors.engagement import EngagementLane
-from clickwell.stream_processors.engine import NOWHERE, TP, Engine, Part
+from clickwell.stream_processors.engine import Engine
 from clickwell.stream_processors.folding import fold
 from clickwell.stream_processors.generations import Generations
 from clickwell.stream_processors.lanes import lanes_of
 from clickwell.stream_processors.ledger import Ledger
 from clickwell.stream_processors.measures import Measures
+from clickwell.stream_processors.part import NOWHERE, TP, Part
 from clickwell.stream_processors.resume import Resume
 from clickwell.stream_processors.watchdog import Pulse, Watchdog, exit_after
 from clickwell.tracing import tracing_of

@@ -26,8 +26,9 @@ from clickwell.schemas.rings import Generation, Layout
 from clickwell.settings import PopularitySettings
 from clickwell.stream_processors import engine as engine_module
 from clickwell.stream_processors import resume as resume_module
-from clickwell.stream_processors.engine import NOWHERE, Engine
+from clickwell.stream_processors.engine import Engine
 from clickwell.stream_processors.ledger import read_reply
+from clickwell.stream_processors.part import NOWHERE
 from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.stream_processors.resume import Resume
 from clickwell.testing import FakeClock, FakeRecord, LedgerState, MemoryLedger, VirtualLoop, event

@@ -12,8 +12,9 @@ from clickwell.schemas.decode import Decoder
 from clickwell.schemas.keys import SHARDS
 from clickwell.settings import PopularitySettings
 from clickwell.stream_processors import engine as engine_module
-from clickwell.stream_processors.engine import IDLE_BUCKETS, IMPATIENCE, NOWHERE, Engine
+from clickwell.stream_processors.engine import IDLE_BUCKETS, Engine
 from clickwell.stream_processors.ledger import Call
+from clickwell.stream_processors.part import IMPATIENCE, NOWHERE, Part
 from clickwell.stream_processors.popularity import PopularityLane
 from clickwell.testing import FakeClock, FakeRecord, LedgerState, MemoryLedger, VirtualLoop, event
 
@@ -61,20 +62,19 @@ class Bench:
     def part(self):
         return self.engine.parts[TP]
 
-    async def load(self, part):
+    async def load(self, topic, partition):
         await asyncio.sleep(0.01)
         if self.load_error:
             raise self.load_error
-        part.generation, part.topic_id = "g", "id"
-        done = {}
+        part = Part(topic, partition, "g", "id")
         for lane in LANES:
             field = part.field_of(lane.name)
             stored = await self.ledger.load("g", field)
             await self.ledger.open("g", field, [n for n, at in enumerate(stored) if at is None], 0)
-            done[lane.name] = await self.ledger.load("g", field)
-        return done
+            part.done[lane.name] = await self.ledger.load("g", field)
+        return part
 
-    async def first_record(self, _part, offset):
+    async def first_record(self, _topic, _partition, offset):
         return min((at for at in self.log if at >= offset), default=self.end)
 
     async def seek(self, positions):
