@@ -34,7 +34,7 @@ class Share:
     Attributes:
         facts: by 8-byte id of a search.
         retracted: by the same, what is taken back of a search.
-        known: what Redis said that it knows of some of them, as it keeps it: one piece for each bucket.
+        known: what Redis knows of each of them, as far as is known here, as it keeps it: one piece for each bucket.
     """
 
     facts: dict[int, Facts] = field(default_factory=dict)
@@ -149,8 +149,10 @@ class EngagementLane:
         searches: list[Arg] = []
         for index, (id_, facts) in enumerate(share.told.items()):
             known = share.known.get(id_)
-            if known is None and id_ in remembered:
-                known = [remembered[id_]]
+            if known is None:
+                # Kept for the next try: what is remembered from here on is this one's outcome.
+                guess = remembered.get(id_)
+                known = share.known[id_] = [] if guess is None else [guess]
             if known:
                 expected += (index, b"".join(known))
                 before, *others = map(self._unpack, known)
