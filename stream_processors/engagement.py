@@ -34,8 +34,7 @@ class Share:
     Attributes:
         facts: by 8-byte id of a search.
         retracted: by the same, what is taken back of a search.
-        known: what is taken for known of some of them, as Redis keeps it, one piece for each bucket: what it said, or
-            else what was taken for known in the call that it refused.
+        known: what Redis knows of each of them, as far as is known here, as it keeps it: one piece for each bucket.
     """
 
     facts: dict[int, Facts] = field(default_factory=dict)
@@ -151,8 +150,9 @@ class EngagementLane:
         for index, (id_, facts) in enumerate(share.told.items()):
             known = share.known.get(id_)
             if known is None:
-                # Kept for another call: what this one lets be known will not be, if Redis refuses it.
-                known = share.known[id_] = [remembered[id_]] if id_ in remembered else []
+                # Kept for the next try: what is remembered from here on is this one's outcome.
+                guess = remembered.get(id_)
+                known = share.known[id_] = [] if guess is None else [guess]
             if known:
                 expected += (index, b"".join(known))
                 before, *others = map(self._unpack, known)
