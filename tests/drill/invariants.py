@@ -33,10 +33,10 @@ from clickwell.serving.boosts import BoostReader
 from clickwell.settings import BoostSettings
 from clickwell.sinks.standing import wait_written
 from tests.faults import histories, oracle
-from tests.faults.harness import wait_for
 from tests.faults.lake import TOPICS, assert_lake_is_log
 from tests.faults.oracle import LogRecord, TopicReader
 from tests.faults.people import covered, requests_of
+from tests.processes import wait_for
 
 from .stage import Stage
 from .traffic import SHOWN, Senders

@@ -14,6 +14,7 @@ import pytest
 
 from clickwell import BoostReader, Emitter
 from clickwell.settings import Settings
+from tests.processes import wait_for
 
 MOST_BYTES = 200_000
 # Seconds, on a machine that does nothing else; other tests run at the same time unless somebody says that none do.
@@ -139,12 +140,12 @@ def test_a_page_of_another_origin_sends_its_clicks(browser, stack, site):
     with page.expect_navigation():
         page.locator("#hit").click()
     page.close()
-    deadline = time.monotonic() + 60
-    found = []
-    while not found:
-        assert time.monotonic() < deadline
+
+    def listed():
         asked = {"feature_id": "from-a-page"}
-        found = httpx2.get(f"{stack[1]}/v1/retrievers/interactions", params=asked, timeout=30).json()["interactions"]
+        return httpx2.get(f"{stack[1]}/v1/retrievers/interactions", params=asked, timeout=30).json()["interactions"]
+
+    found = wait_for(listed, 60, "the click to be in the lake")
     assert (found[0]["execution_id"], found[0]["position"], found[0]["retriever_id"]) == ("b1", 1, "shop")
     with BoostReader(stack[0]) as reader:
         assert reader.counts(["from-a-page"], ["click"]).by_signal.tolist() == [[1]]

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from confluent_kafka import Producer
+
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -43,9 +44,7 @@ def test_a_mended_event_counts_once(stack, tmp_path):
     producer.flush(30)
     good = tmp_path / "good.jsonl"
     good.write_text(json.dumps({"feature_id": "stove", "interaction_type": ["click"]}) + "\n")
-    while not (letters := json.loads(run("dead-letters", "list", "--json"))["letters"]):
-        time.sleep(0.2)
-    (letter,) = letters
+    (letter,) = wait_for(lambda: json.loads(run("dead-letters", "list", "--json"))["letters"], 60, "the dead letter")
     assert (letter["reason"], letter["field"]) == ("invalid_field", "interaction_type")
     run("dead-letters", "fix", letter["id"], "--set", 'interaction_type=["purchase"]')
     run("dead-letters", "replay", letter["id"])

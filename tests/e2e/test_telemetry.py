@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
@@ -14,20 +13,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from clickwell.metrics import METRICS
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.broker
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLICKS = 40
-
-
-def wait_for(condition, seconds=40.0):
-    """Wait until a condition holds and return what it gave; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.1)
-    return found
 
 
 class Collector(BaseHTTPRequestHandler):
@@ -158,7 +149,7 @@ def test_every_process_has_the_metrics_of_its_part(stack, name):
         names = {metric.removesuffix("_bucket") for metric in page_of(stack[1][name])}
         return {metric.name for metric in expected} - seldom <= names
 
-    wait_for(complete)
+    wait_for(complete, 40, "every metric")
     page = page_of(stack[1][name])
     ours = {n for n in page if n.startswith("clickwell_") and not n.endswith(("_created", "_sum", "_count"))}
     assert ours <= {f"{m.name}_bucket" if m.buckets else m.name for m in expected}
@@ -169,7 +160,9 @@ def test_every_process_has_the_metrics_of_its_part(stack, name):
 def test_the_numbers_are_those_of_the_events(stack):
     """What was sent is what each process has counted, and nothing waits any more."""
     parts = stack[1]
-    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_rejected_records_total") == 1)
+    wait_for(
+        lambda: total(page_of(parts["worker-1"]), "clickwell_worker_rejected_records_total") == 1, 40, "the bad record"
+    )
     worker, sink, api, eraser = (page_of(parts[name]) for name in ("worker-1", "sink", "api", "eraser"))
     assert total(api, "clickwell_api_events_total", kind="interaction", verdict="accepted") == CLICKS
     assert (
@@ -200,8 +193,8 @@ def test_the_numbers_are_those_of_the_events(stack):
     assert total(eraser, "clickwell_erasures_done_total") == 1
     assert total(eraser, "clickwell_erasures_open") == 0
     # Markers of the eraser's transactions, which are no records, are stepped over within some seconds.
-    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_lag_records") == 0)
-    wait_for(lambda: total(page_of(parts["sink"]), "clickwell_sink_lag_records") == 0)
+    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_lag_records") == 0, 40, "lag 0 of the worker")
+    wait_for(lambda: total(page_of(parts["sink"]), "clickwell_sink_lag_records") == 0, 40, "lag 0 of the sink")
 
 
 def test_every_line_of_the_logs_is_an_object(stack):
@@ -234,13 +227,16 @@ def test_one_trace_leads_from_the_request_to_redis_and_the_lake(stack, spans):
     def asked():
         return [span for part, span in list(found) if part == "clickwell-api" and span.trace_id.hex() == TRACE]
 
-    [request] = wait_for(asked)
+    [request] = wait_for(asked, 40, "the span of the request")
     assert request.name == "POST /v1/retrievers/interactions"
     assert request.parent_span_id.hex() == "b7ad6b7169203331"
-    chunks = wait_for(lambda: linked("worker", "apply interactions.v1", request))
-    commits = wait_for(lambda: linked("sink", "write interactions", request))
+    chunks = wait_for(lambda: linked("worker", "apply interactions.v1", request), 40, "the span of its chunk")
+    commits = wait_for(lambda: linked("sink", "write interactions", request), 40, "the span of its commit")
     assert {link.trace_id.hex() for span in (*chunks, *commits) for link in span.links} == {TRACE}
-    steps = wait_for(lambda: [s for s in all_of("worker", "redis") if s.parent_span_id in {c.span_id for c in chunks}])
+    ids = {span.span_id for span in chunks}
+    steps = wait_for(
+        lambda: [s for s in all_of("worker", "redis") if s.parent_span_id in ids], 40, "the spans of its steps"
+    )
     assert all(step.end_time_unix_nano > step.start_time_unix_nano for step in steps)
     # Neither what people looked for nor which of them it was.
     assert not [span for _, span in found if "trail" in str(span) or '"u3"' in str(span)]

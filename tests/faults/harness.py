@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.producers.topics import ensure_topics
 from clickwell.settings import Settings
+from tests.processes import wait_for
 
 from . import oracle, parts
 from .load import Load, Traffic
@@ -251,14 +252,6 @@ class Stack:
             with self._lock:
                 for part in self.parts:
                     part.tend()
-
-
-def wait_for(condition: Callable[[], object], timeout: float, what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain for {what}"
-        time.sleep(0.1)
 
 
 def storm_seconds() -> float:

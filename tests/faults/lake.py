@@ -11,9 +11,9 @@ from deltalake import DeltaTable
 
 from clickwell.kafka import KafkaLog
 from clickwell.settings import KafkaSettings
+from tests.processes import wait_for
 
 from . import oracle
-from .harness import wait_for
 from .parts import Part
 
 PROMOTED = ("query", "duration_ms", "device")

@@ -21,9 +21,10 @@ from clickwell.producers.emitter import Emitter
 from clickwell.producers.erasures import request_erasure
 from clickwell.schemas.erasure import Erasure
 from clickwell.sealing import InRedis
+from tests.processes import wait_for
 
 from . import oracle, parts
-from .harness import Stack, wait_for
+from .harness import Stack
 from .histories import stored
 from .load import Load
 from .parts import Part

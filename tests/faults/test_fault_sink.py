@@ -15,9 +15,10 @@ from clickwell.analytics.audit import audit
 from clickwell.errors import TopicRecreatedError
 from clickwell.failpoints import NAMES
 from clickwell.producers.topics import ensure_topics
+from tests.processes import wait_for
 
 from . import parts
-from .harness import Stack, wait_for
+from .harness import Stack
 from .lake import assert_lake_is_log, publish_searches, wait_written
 from .parts import Part
 
