@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,7 +21,7 @@ from clickwell.producers.topics import ensure_topics
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id
 from clickwell.settings import Settings
-from tests.processes import wait_for
+from tests.processes import CLICKWELL, commands_on, own_environment, wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -44,23 +42,15 @@ def served(settings, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("api")
     with ValkeyServer(folder) as valkey:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")} | {
+        addresses = {
             "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
             "CLICKWELL_REDIS__URL": valkey.url,
-            "CLICKWELL_DATA": str(folder),
         }
-
-        def run(*arguments):
-            command = [sys.executable, "-m", "clickwell", *map(str, arguments)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-            assert done.returncode == 0, done.stderr
-            return done.stdout
-
-        command = [sys.executable, "-m", "clickwell", "api", "--port", "0", "--json"]
+        command = [*CLICKWELL, "api", "--port", "0", "--json", "--data", folder]
         with (folder / "api.log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log)
+            process = subprocess.Popen(command, env=own_environment(**addresses), stdout=subprocess.PIPE, stderr=log)
         try:
-            yield json.loads(process.stdout.readline())["address"], run
+            yield json.loads(process.stdout.readline())["address"], commands_on(folder, **addresses)
         finally:
             process.terminate()
             process.wait(30)

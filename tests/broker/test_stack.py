@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -17,7 +16,7 @@ from clickwell.devstack.status import look
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.errors import StackError
 from clickwell.settings import Settings
-from tests.processes import is_gone, wait_for
+from tests.processes import CLICKWELL, is_gone, wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -30,7 +29,7 @@ def supervisor(tmp_path):
     def start(*options):
         # A port of its own: the usual one may be taken by somebody else while a server is down.
         ports = [f"--redis-port={free_port()}", f"--kafka-port={free_port()}"]
-        command = [sys.executable, "-m", "clickwell", "up", "--data", str(tmp_path), "--json", *ports, *options]
+        command = [*CLICKWELL, "up", "--data", str(tmp_path), "--json", *ports, *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         running.append(process)
         return process, json.loads(process.stdout.readline() or "null")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -14,7 +12,7 @@ import pytest
 
 from clickwell import BoostReader, Emitter
 from clickwell.settings import Settings
-from tests.processes import wait_for
+from tests.processes import commands_on, wait_for
 
 MOST_BYTES = 200_000
 # Seconds, on a machine that does nothing else; other tests run at the same time unless somebody says that none do.
@@ -60,17 +58,8 @@ def site():
 def stack(tmp_path_factory, site):
     """A stack with a week of traffic in the lake: its settings and the API's address."""
     folder = tmp_path_factory.mktemp("dashboard")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")}
     # Rows are wanted soon, and there are few.
-    env["CLICKWELL_SINK__FLUSH_SECONDS"] = "1"
-    env["CLICKWELL_API__ORIGINS"] = json.dumps([site])
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(folder)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    run = commands_on(folder, CLICKWELL_SINK__FLUSH_SECONDS="1", CLICKWELL_API__ORIGINS=json.dumps([site]))
     state = json.loads(run("up", "--detach", "--json"))
     try:
         address = next(part["address"] for part in state["components"] if part["name"] == "api")
@@ -87,7 +76,7 @@ def stack(tmp_path_factory, site):
         ]
         (folder / "hostile.jsonl").write_text("".join(json.dumps(one) + "\n" for one in hostile))
         run("simulate", "--days", "8", "--searches", "4000")
-        run("publish", str(folder / "hostile.jsonl"), "--wait")
+        run("publish", folder / "hostile.jsonl", "--wait")
         Page.api = address
         yield Settings.load(folder), address
     finally:

@@ -1,14 +1,11 @@
 """From a bad event to its count, by the command line alone."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from confluent_kafka import Producer
 
-from tests.processes import wait_for
+from tests.processes import commands_on, wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -17,14 +14,7 @@ pytestmark = pytest.mark.broker
 def stack(tmp_path_factory):
     """A whole stack as `clickwell up` starts it, and a function that runs the command line against it."""
     data = tmp_path_factory.mktemp("stack")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CLICKWELL_")}
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(data)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    run = commands_on(data)
     run("up", "--detach", "--workers", "1")
     yield run, data
     run("down")
@@ -49,6 +39,6 @@ def test_a_mended_event_counts_once(stack, tmp_path):
     run("dead-letters", "fix", letter["id"], "--set", 'interaction_type=["purchase"]')
     run("dead-letters", "replay", letter["id"])
     run("dead-letters", "replay", "--all")
-    run("publish", str(good), "--wait")
+    run("publish", good, "--wait")
     assert counted(run, "tent") == {"purchase": 1}
     assert json.loads(run("audit", "--json"))["differences"] == []

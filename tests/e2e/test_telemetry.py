@@ -1,9 +1,6 @@
 """What a running stack tells its operators: metrics of every process, logs as JSON, one trace from request to lake."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from clickwell.metrics import METRICS
-from tests.processes import wait_for
+from tests.processes import commands_on, wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -57,21 +54,15 @@ def spans():
 def stack(tmp_path_factory, spans):
     """A stack that has counted some events: its folder, its components by name, and its metrics by component."""
     folder = tmp_path_factory.mktemp("telemetry")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")} | {
-        "CLICKWELL_SINK__FLUSH_SECONDS": "0.5",
-        "CLICKWELL_LOG__FORMAT": "json",
-        "CLICKWELL_TRACING__ENABLED": "true",
-        "CLICKWELL_TRACING__ENDPOINT": spans[1],
+    run = commands_on(
+        folder,
+        CLICKWELL_SINK__FLUSH_SECONDS="0.5",
+        CLICKWELL_LOG__FORMAT="json",
+        CLICKWELL_TRACING__ENABLED="true",
+        CLICKWELL_TRACING__ENDPOINT=spans[1],
         # Of the SDK itself: spans are sent so often.
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
-    }
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(folder)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+        OTEL_BSP_SCHEDULE_DELAY="200",
+    )
     state = json.loads(run("up", "--detach", "--json"))
     parts = {part["name"]: part for part in state["components"]}
     try:
@@ -99,7 +90,7 @@ def stack(tmp_path_factory, spans):
             json.dumps({"feature_id": "d1", "interaction_type": ["click"], "timestamp": "2001-01-01T00:00:00Z"}),
         ]
         (folder / "others.jsonl").write_text("\n".join(others) + "\n")
-        run("publish", str(folder / "others.jsonl"), "--wait")
+        run("publish", folder / "others.jsonl", "--wait")
         poison(state["kafka"]["bootstrap_servers"])
         run("erase", "--user-id", "u3", "--wait")
         run("alerts", "check")
