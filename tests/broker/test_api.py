@@ -21,14 +21,6 @@ pytestmark = pytest.mark.broker
 
 
 @pytest.fixture(scope="module")
-def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An API without any key."""
-    started = Server(kafka, tmp_path_factory.mktemp("api"))
-    yield started
-    started.stop()
-
-
-@pytest.fixture(scope="module")
 def guarded(kafka: str, clickwell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An API with an admin's key, which the client shows."""
     started = Server(kafka, tmp_path_factory.mktemp("api"))
