@@ -115,6 +115,7 @@ class InFolder(KeyStore):
                 with suppress(FileNotFoundError), path.open("r+b") as file:
                     # Over the key itself, as far as the disk allows.
                     file.write(bytes(_TIME + _KEY))
+                    file.flush()
                     os.fsync(file.fileno())
                     path.unlink()
                     gone += 1
@@ -185,7 +186,7 @@ class Vault:
 
         Raises:
             DependencyError: the store is away.
-        SettingsError: it never held a key.
+            SettingsError: it never held a key.
         """
         sealed = [(row, name) for row in rows if row.user_id and (name := sealed_name(row.user_id))]
         keys = self._keys({name for _, name in sealed})
