@@ -3,9 +3,8 @@
 import asyncio
 import json
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import httpx2
@@ -22,6 +21,7 @@ from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id
 from clickwell.settings import Settings
 from tests.processes import CLICKWELL, commands_on, own_environment, wait_for
+from tests.web import Quiet, serving
 
 pytestmark = pytest.mark.broker
 
@@ -140,7 +140,7 @@ async def test_the_async_client_does_the_same(served):
             _ = [one async for one in client.interactions.iterate(days=-1)]
 
 
-class Flaky(BaseHTTPRequestHandler):
+class Flaky(Quiet):
     """Answers the first requests as told, or not at all, then as the API does; remembers every body."""
 
     bodies: list[bytes]
@@ -170,21 +170,13 @@ class Flaky(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def flaky():
     """Address of a server that fails as told, and the bodies that it got."""
     kind = type("Told", (Flaky,), {"bodies": [], "failures": []})
-    server = HTTPServer(("127.0.0.1", 0), kind)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", kind
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(HTTPServer(("127.0.0.1", 0), kind)) as address:
+        yield address, kind
 
 
 def test_a_retry_has_the_same_id(flaky):

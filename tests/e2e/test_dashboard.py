@@ -2,10 +2,9 @@
 
 import json
 import os
-import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpx2
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from clickwell import BoostReader, Emitter
 from clickwell.settings import Settings
 from tests.processes import commands_on, wait_for
+from tests.web import Quiet, serving
 
 MOST_BYTES = 200_000
 # Seconds, on a machine that does nothing else; other tests run at the same time unless somebody says that none do.
@@ -22,7 +22,7 @@ HOSTILE = "<img src=x onerror=document.title='pwned'> \u202e\u0645\u0631\u062d\u
 pytestmark = pytest.mark.broker
 
 
-class Page(BaseHTTPRequestHandler):
+class Page(Quiet):
     """A page of somebody else's site with the API's script and a marked result."""
 
     api = ""
@@ -38,20 +38,12 @@ class Page(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body.encode())
 
-    def log_message(self, *_):
-        """Say nothing."""
-
 
 @pytest.fixture(scope="module")
 def site():
     """Another site on this machine, of another origin than the API."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Page)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
 """What a running stack tells its operators: metrics of every process, logs as JSON, one trace from request to lake."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpx2
 import pytest
@@ -11,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clickwell.metrics import METRICS
 from tests.processes import commands_on, wait_for
+from tests.web import Quiet, serving
 
 pytestmark = pytest.mark.broker
 
@@ -18,7 +18,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLICKS = 40
 
 
-class Collector(BaseHTTPRequestHandler):
+class Collector(Quiet):
     """Takes spans as an OpenTelemetry collector does; `spans` holds (service, span)."""
 
     spans: list
@@ -34,20 +34,13 @@ class Collector(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_arguments):
-        """Say nothing."""
-
 
 @pytest.fixture(scope="module")
 def spans():
     """Spans that have arrived, and where they are sent to."""
     kind = type("Kept", (Collector,), {"spans": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield kind.spans, f"http://127.0.0.1:{server.server_port}/v1/traces"
-        server.shutdown()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), kind)) as address:
+        yield kind.spans, f"{address}/v1/traces"
 
 
 @pytest.fixture(scope="module")
