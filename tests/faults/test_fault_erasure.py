@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -51,8 +52,8 @@ PLACES = (
 @pytest.fixture
 def lake(stack: Stack):
     """Return the settings of a stack whose lake is empty."""
-    for name in ("lake", "receipts.jsonl"):
-        os.system(f"rm -rf {stack.folder / name}")
+    shutil.rmtree(stack.folder / "lake", ignore_errors=True)
+    (stack.folder / "receipts.jsonl").unlink(missing_ok=True)
     return stack.settings
 
 
