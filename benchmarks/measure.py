@@ -65,7 +65,7 @@ def race(
     pid = contestant.pid
     assert pid
     pids = [pid, redis_pid, kafka_pid, os.getpid()]
-    first = last = None
+    first = None
     applied = 0
     while applied < events:
         time.sleep(LOOK_SECONDS)

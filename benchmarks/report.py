@@ -1,4 +1,4 @@
-"""What both programs say and save, and what their figures depend on."""
+"""What the programs say and save, and what their figures depend on."""
 
 import json
 import os

@@ -1,9 +1,9 @@
 """Whether memory and open files of every process stay where they are while everything runs for an hour (Linux).
 
-Starts a whole stack: broker, Valkey, two workers, sink, eraser, API. One process writes events at a steady rate,
-another posts some to the API, a reranker asks for boosts, and now and then somebody is erased. Every ten seconds it
-looks at resident memory and file descriptors of each process, and at Redis' memory. The first half warms up; slopes are
-those of the second. Exit code 3: something grew.
+Starts a whole stack: broker, Valkey, two workers, sink, eraser, insights, API. One process writes events at a steady
+rate, another posts some to the API, a reranker asks for boosts, and now and then somebody is erased. Every ten seconds
+it looks at resident memory and file descriptors of each process, and at Redis' memory. The first half warms up; slopes
+are those of the second. Exit code 3: something grew.
 
     python benchmarks/soak.py [--minutes 60] [--rate 5000] [--plots docs] [--json]
 """

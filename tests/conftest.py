@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.valkey import ValkeyServer
+from tests import processes
 
 
 def _docker_answers() -> bool:
@@ -70,14 +70,7 @@ def clickwell() -> Callable[..., subprocess.CompletedProcess[str]]:
     """A function that runs the command line as a user does; keyword arguments are added to the environment."""
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "clickwell", *map(str, arguments)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "PYTHONUTF8": "1", **environment},
-        )
+        return processes.clickwell(*arguments, env=os.environ | environment)
 
     return run
 

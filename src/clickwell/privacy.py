@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from clickwell.errors import SettingsError
@@ -28,7 +30,7 @@ def load_keys(settings: Settings, *, create: bool = False) -> Keys:
     path = settings.data / KEY_FILE
     try:
         if create and not path.exists():
-            _create(path)
+            write_once(path, _new_key())
         return Keys({name: secret.encode() for name, secret in json.loads(path.read_text()).items()})
     except FileNotFoundError:
         raise SettingsError(
@@ -49,19 +51,27 @@ def missing_key(key: str) -> SettingsError:
     )
 
 
-def _create(path: Path) -> None:
-    """Write a new key; if another process is first, its key stays."""
+def write_once(path: Path, secret: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all; if there is one already, that one stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under a name that no other process or thread uses, and mode 0600.
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        Path(part).unlink()
+
+
+def _new_key() -> bytes:
     secret = secrets.token_hex(32)
     # Its id tells keys of different folders apart.
-    content = json.dumps({f"k{hashlib.sha256(secret.encode()).hexdigest()[:6]}": secret})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{KEY_FILE}.{os.getpid()}")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(content + "\n")
-        os.fsync(file.fileno())
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
+    return json.dumps({f"k{hashlib.sha256(secret.encode()).hexdigest()[:6]}": secret}).encode() + b"\n"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clickwell.errors import DependencyError, SettingsError, UsageError
-from clickwell.privacy import load_keys
+from clickwell.privacy import load_keys, write_once
 from clickwell.redis_client import connect, redis_errors
 from clickwell.schemas.interactions import MAX_ID
 from clickwell.schemas.keys import PERSONAL_KEYS
@@ -104,19 +104,8 @@ class InFolder(KeyStore):
 
     def add(self, name: str, secret: bytes) -> None:
         """See `KeyStore`."""
-        path = self._path(name)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         with _file_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(secret)
-                os.fsync(file.fileno())
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                pass
-            finally:
-                part.unlink()
+            write_once(self._path(name), secret)
 
     def destroy(self, names: Collection[str]) -> int:
         """See `KeyStore`."""
@@ -126,6 +115,7 @@ class InFolder(KeyStore):
                 with suppress(FileNotFoundError), path.open("r+b") as file:
                     # Over the key itself, as far as the disk allows.
                     file.write(bytes(_TIME + _KEY))
+                    file.flush()
                     os.fsync(file.fileno())
                     path.unlink()
                     gone += 1
@@ -134,7 +124,7 @@ class InFolder(KeyStore):
     def every(self) -> Iterator[tuple[str, bytes]]:
         """See `KeyStore`."""
         with _file_errors():
-            for path in self._folder.glob("??/*"):
+            for path in self._folder.glob("??/[!.]*"):
                 if path.name != _MARKER and (secret := self._read(path)):
                     yield path.name, secret
 
@@ -196,7 +186,7 @@ class Vault:
 
         Raises:
             DependencyError: the store is away.
-        SettingsError: it never held a key.
+            SettingsError: it never held a key.
         """
         sealed = [(row, name) for row in rows if row.user_id and (name := sealed_name(row.user_id))]
         keys = self._keys({name for _, name in sealed})

@@ -3,8 +3,6 @@
 import json
 import secrets
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -16,6 +14,7 @@ from clickwell.devstack.valkey import ValkeyServer
 from clickwell.kafka import KafkaLog
 from clickwell.producers.topics import ensure_topics
 from clickwell.settings import Settings
+from tests.processes import wait_for
 
 READ_SECONDS = 1
 INTERACTIONS_URL = "/v1/retrievers/interactions"
@@ -31,14 +30,6 @@ SEEDS_OWN = {
 def click(**fields) -> dict:
     """Return the seed page's interaction with an id of its own, and other fields."""
     return SEEDS_OWN | {"feature_id": "api-doc", "interaction_id": secrets.token_hex(8)} | fields
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until a condition holds; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Server:
@@ -68,7 +59,7 @@ class Server:
     def start(self) -> None:
         """Start the API, in the environment of the moment, and wait until it takes events."""
         self.api.spawn()
-        wait_for(self.ready, 60)
+        wait_for(self.ready, 60, "the API to be ready")
 
     def ready(self) -> bool:
         """Tell whether events can be taken."""

@@ -13,18 +13,11 @@ import zstandard
 from clickwell.devstack.process import free_port, listens
 from clickwell.devstack.stack import Api
 from clickwell.schemas.topics import ERASURES, INTERACTIONS, SEARCHES
+from tests.processes import wait_for
 
-from .api_server import INTERACTIONS_URL, SEEDS_OWN, Server, click, wait_for
+from .api_server import INTERACTIONS_URL, SEEDS_OWN, Server, click
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An API without any key."""
-    started = Server(kafka, tmp_path_factory.mktemp("api"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +25,9 @@ def guarded(kafka: str, clickwell, tmp_path_factory: pytest.TempPathFactory) -> 
     """An API with an admin's key, which the client shows."""
     started = Server(kafka, tmp_path_factory.mktemp("api"))
     started.client.headers |= started.key(clickwell, "--scope", "admin")
-    wait_for(lambda: started.client.get("/v1/top").status_code == 200)
+    # While it knows of no key, this machine needs none.
+    nobody = {"Authorization": ""}
+    wait_for(lambda: started.client.get("/v1/top", headers=nobody).status_code == 401, 5, "its key to be known")
     yield started
     started.stop()
 
@@ -199,11 +194,20 @@ def test_a_page_that_loads_the_beacon_sends_events_that_are_taken(server):
     assert sent[0]["url"].endswith("/interactions?key=cw_k")
 
 
+def wait_taken(server, headers, events):
+    """Send events until they are taken: a server knows new keys within two seconds."""
+    wait_for(
+        lambda: server.client.post(INTERACTIONS_URL, json=events, headers=headers).status_code == 202,
+        5,
+        "the key to be known",
+    )
+
+
 def test_a_key_may_do_what_its_scopes_say(guarded, clickwell):
     """A write key cannot read or erase, a read key cannot write, and without a key there is nothing."""
     write, read = guarded.key(clickwell, "--scope", "write"), guarded.key(clickwell, "--scope", "read")
     anonymous = {"Authorization": ""}
-    wait_for(lambda: guarded.client.get("/v1/top", headers=read).status_code == 200)
+    wait_for(lambda: guarded.client.get("/v1/top", headers=read).status_code == 200, 5, "the keys to be known")
     calls = {
         "write": lambda headers: guarded.client.post(INTERACTIONS_URL, json=click(), headers=headers),
         "list": lambda headers: guarded.client.get(INTERACTIONS_URL, headers=headers),
@@ -218,10 +222,10 @@ def test_a_key_may_do_what_its_scopes_say(guarded, clickwell):
 def test_a_revoked_key_stops_within_5_seconds(guarded, clickwell):
     """And says so; the others go on."""
     mine = guarded.key(clickwell, "--scope", "write")
-    wait_for(lambda: guarded.client.post(INTERACTIONS_URL, json=click(), headers=mine).status_code == 202)
+    wait_taken(guarded, mine, click())
     key_id = mine["Authorization"].split("_")[1]
     assert clickwell("keys", "revoke", key_id, "--data", guarded.folder, **guarded.environment).returncode == 0
-    wait_for(lambda: guarded.client.post(INTERACTIONS_URL, json=click(), headers=mine).status_code == 401)
+    wait_for(lambda: guarded.client.post(INTERACTIONS_URL, json=click(), headers=mine).status_code == 401, 5, "its end")
     listed = clickwell("keys", "list", "--json", "--data", guarded.folder, **guarded.environment).stdout
     assert next(each for each in json.loads(listed)["keys"] if each["id"] == key_id)["revoked_ms"]
     assert mine["Authorization"][7:] not in listed
@@ -232,7 +236,7 @@ def test_quotas_and_origins_belong_to_a_key(guarded, clickwell):
     mine = guarded.key(clickwell, "--scope", "write", "--quota", "1", "--origin", "https://own.example")
     batch = [click() for _ in range(600)]
     own = mine | {"Origin": "https://own.example"}
-    wait_for(lambda: guarded.client.post(INTERACTIONS_URL, json=batch, headers=own).status_code == 202)
+    wait_taken(guarded, own, batch)
     over = guarded.client.post(INTERACTIONS_URL, json=batch, headers=own)
     assert over.status_code == 429
     assert int(over.headers["retry-after"]) > 60
@@ -248,7 +252,7 @@ def twin(guarded: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for name, value in guarded.environment.items():
             patch.setenv(name, value)
         other.spawn()
-    wait_for(lambda: listens(other.port), 60)
+    wait_for(lambda: listens(other.port), 60, "the other API")
     yield other.address
     other.stop()
 
@@ -264,7 +268,9 @@ def test_servers_know_what_the_others_took_and_what_a_key_has_spent(guarded, twi
 
     mine = guarded.key(clickwell, "--scope", "write", "--quota", "1")
     batch = [click() for _ in range(600)]
-    wait_for(lambda: guarded.client.post(INTERACTIONS_URL, json=batch, headers=mine).status_code == 202)
+    # Each server asks for new keys by itself; one that knows this key does not let it read.
+    wait_for(lambda: guarded.client.get(f"{twin}/v1/top", headers=mine).status_code == 403, 5, "the key to be known")
+    wait_taken(guarded, mine, batch)
     over = guarded.client.post(f"{twin}{INTERACTIONS_URL}", json=batch, headers=mine)
     assert over.status_code == 429
     assert int(over.headers["retry-after"]) > 60

@@ -3,24 +3,14 @@
 import gzip
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from .api_server import INTERACTIONS_URL, READ_SECONDS, Server, click
+from .api_server import INTERACTIONS_URL, READ_SECONDS, click
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def server(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An API without any key."""
-    started = Server(kafka, tmp_path_factory.mktemp("api"))
-    yield started
-    started.stop()
-
 
 HEAD = b"POST /v1/retrievers/interactions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BOTH = HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"

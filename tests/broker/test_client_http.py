@@ -2,12 +2,9 @@
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import httpx2
@@ -23,6 +20,8 @@ from clickwell.producers.topics import ensure_topics
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.schemas.wire import new_id
 from clickwell.settings import Settings
+from tests.processes import CLICKWELL, commands_on, own_environment, wait_for
+from tests.web import Quiet, serving
 
 pytestmark = pytest.mark.broker
 
@@ -43,23 +42,15 @@ def served(settings, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("api")
     with ValkeyServer(folder) as valkey:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")} | {
+        addresses = {
             "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
             "CLICKWELL_REDIS__URL": valkey.url,
-            "CLICKWELL_DATA": str(folder),
         }
-
-        def run(*arguments):
-            command = [sys.executable, "-m", "clickwell", *map(str, arguments)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-            assert done.returncode == 0, done.stderr
-            return done.stdout
-
-        command = [sys.executable, "-m", "clickwell", "api", "--port", "0", "--json"]
+        command = [*CLICKWELL, "api", "--port", "0", "--json", "--data", folder]
         with (folder / "api.log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log)
+            process = subprocess.Popen(command, env=own_environment(**addresses), stdout=subprocess.PIPE, stderr=log)
         try:
-            yield json.loads(process.stdout.readline())["address"], run
+            yield json.loads(process.stdout.readline())["address"], commands_on(folder, **addresses)
         finally:
             process.terminate()
             process.wait(30)
@@ -149,7 +140,7 @@ async def test_the_async_client_does_the_same(served):
             _ = [one async for one in client.interactions.iterate(days=-1)]
 
 
-class Flaky(BaseHTTPRequestHandler):
+class Flaky(Quiet):
     """Answers the first requests as told, or not at all, then as the API does; remembers every body."""
 
     bodies: list[bytes]
@@ -179,21 +170,13 @@ class Flaky(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def flaky():
     """Address of a server that fails as told, and the bodies that it got."""
     kind = type("Told", (Flaky,), {"bodies": [], "failures": []})
-    server = HTTPServer(("127.0.0.1", 0), kind)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", kind
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(HTTPServer(("127.0.0.1", 0), kind)) as address:
+        yield address, kind
 
 
 def test_a_retry_has_the_same_id(flaky):
@@ -313,13 +296,14 @@ def test_dead_letters_need_an_admin(served):
     address, run = served
     writer = json.loads(run("keys", "create", "--scope", "write", "--json"))
     admin = json.loads(run("keys", "create", "--scope", "admin", "--json"))
-    deadline = time.monotonic() + 10
     headers = {"X-API-Key": admin["key"]}
-    # The server asks for new keys every second; while it knows of none, this machine needs none.
-    while httpx2.get(f"{address}/v1/dead-letters").status_code != 401 or (
-        httpx2.get(f"{address}/v1/dead-letters", headers=headers).status_code == 401
-    ):
-        assert time.monotonic() < deadline
+
+    def known():
+        # While it knows of no key, this machine needs none.
+        without, shown = (httpx2.get(f"{address}/v1/dead-letters", headers=each) for each in ({}, headers))
+        return without.status_code == 401 and shown.status_code != 401
+
+    wait_for(known, 10, "the keys to be known")
     for path, method in (("", "GET"), ("/interactions.v1/0/1", "GET"), ("/replay", "POST")):
         asked = httpx2.request(
             method, f"{address}/v1/dead-letters{path}", headers={"X-API-Key": writer["key"]}, json={"all": True}

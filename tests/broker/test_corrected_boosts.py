@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -99,13 +97,12 @@ def test_trouble_is_neutral_and_counted(published, fresh_redis):
         publish(settings, "site", found)
 
 
-def test_the_commands_print_what_the_functions_say(published, fresh_redis):
+def test_the_commands_print_what_the_functions_say(published, clickwell):
     """`signals`, `corrected`, `report` and `alerts check` run on a lake; their JSON parses."""
     settings, found = published
 
     def run(*arguments, code=0):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(settings.data)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = clickwell(*arguments, "--data", settings.data)
         assert done.returncode == code, done.stderr
         return done.stdout
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,24 +19,9 @@ from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.process import free_port, is_free
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.errors import StackError
+from tests.processes import is_gone, wait_for
 
 pytestmark = pytest.mark.broker
-
-
-def wait_for(condition, seconds=15.0):
-    """Wait until a condition holds; fail when it does not within the time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
-
-
-def is_gone(pid):
-    """Tell whether a process has ended; an orphan may stay as a zombie where nothing reaps it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def client_of(server):
@@ -192,7 +176,7 @@ def test_no_child_outlives_a_killed_parent(tmp_path):
     assert len(pids) == 2
     parent.kill()
     parent.communicate()
-    wait_for(lambda: all(is_gone(pid) for pid in pids))
+    wait_for(lambda: all(is_gone(pid) for pid in pids), 15, "the end of both children")
 
 
 WATCHED = """
@@ -214,7 +198,7 @@ def test_without_help_from_the_kernel_the_child_is_watched():
     server = int(parent.stdout.readline())
     assert not is_gone(server)
     parent.kill()
-    wait_for(lambda: is_gone(server))
+    wait_for(lambda: is_gone(server), 15, "the end of the server")
     parent.communicate()
 
 

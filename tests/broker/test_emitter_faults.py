@@ -19,6 +19,7 @@ from clickwell.producers.spool import Spool
 from clickwell.producers.topics import end_offsets, ensure_topics
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import Settings
+from tests.processes import wait_for
 
 pytestmark = [pytest.mark.broker, pytest.mark.fault]
 
@@ -100,9 +101,7 @@ def test_an_outage_is_spooled_and_replayed_in_order(broker, tmp_path, monkeypatc
         broker.kill() if outage == "killed" else broker.pause()
         for number in range(100, 1100):
             emitter.emit(event(number))
-        deadline = time.monotonic() + 30
-        while counts.spooled - before < 1000 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: counts.spooled - before >= 1000, 30, "a thousand events on the disk")
         assert counts.spooled - before == 1000
         broker.start() if outage == "killed" else broker.resume()
         for number in range(1100, 1200):

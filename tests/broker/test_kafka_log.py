@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from clickwell.errors import KafkaError
 from clickwell.kafka import KafkaLog
 from clickwell.settings import KafkaSettings
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -34,10 +35,7 @@ def test_transactions_leave_holes_that_are_found(kafka, topic):
         producer.produce(topic, b"two")
         producer.commit_transaction(20)
     # Two records and a marker, twice; the broker writes markers when it has already answered.
-    give_up = time.monotonic() + 20
-    while log.latest(topic, [0]) != {0: 6}:
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    wait_for(lambda: log.latest(topic, [0]) == {0: 6}, 20, "both markers")
     assert [log.first_record(topic, 0, offset) for offset in range(7)] == [0, 1, 3, 3, 4, 6, 6]
 
 

@@ -2,12 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -22,6 +19,7 @@ from clickwell.serving.counts import CountRow, rows_of, summary
 from clickwell.serving.progress import applied, wait_applied
 from clickwell.serving.trending import top
 from clickwell.settings import PopularitySettings, Settings
+from tests.processes import clickwell
 
 pytestmark = pytest.mark.broker
 
@@ -59,14 +57,7 @@ def put(client, doc, counts, name="g1"):
 
 def command(*words, url, code=0):
     """Run a command as a user would; return its stdout and stderr."""
-    run = subprocess.run(
-        [Path(sys.executable).with_name("clickwell"), *words],
-        env={**os.environ, "CLICKWELL_REDIS__URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    run = clickwell(*words, env=os.environ | {"CLICKWELL_REDIS__URL": url})
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
     return run.stdout, run.stderr

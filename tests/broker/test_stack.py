@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import redis
@@ -18,25 +16,9 @@ from clickwell.devstack.status import look
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.errors import StackError
 from clickwell.settings import Settings
+from tests.processes import CLICKWELL, is_gone, wait_for
 
 pytestmark = pytest.mark.broker
-
-
-def wait_for(condition, seconds=30.0):
-    """Wait until a condition holds; fail when it does not within the time."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)
-    return found
-
-
-def is_gone(pid):
-    """Tell whether no such process runs (a zombie does not run)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.fixture
@@ -47,7 +29,7 @@ def supervisor(tmp_path):
     def start(*options):
         # A port of its own: the usual one may be taken by somebody else while a server is down.
         ports = [f"--redis-port={free_port()}", f"--kafka-port={free_port()}"]
-        command = [sys.executable, "-m", "clickwell", "up", "--data", str(tmp_path), "--json", *ports, *options]
+        command = [*CLICKWELL, "up", "--data", str(tmp_path), "--json", *ports, *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         running.append(process)
         return process, json.loads(process.stdout.readline() or "null")
@@ -90,15 +72,15 @@ def test_the_stack_from_up_to_down(clickwell, tmp_path):
 
         worker = told["components"][-1]["pid"]
         os.kill(worker, signal.SIGKILL)
-        restarted = wait_for(lambda: _pid_of("worker-1", tmp_path, other_than=worker))
+        restarted = wait_for(lambda: _pid_of("worker-1", tmp_path, other_than=worker), 30, "another worker")
         pids.append(restarted)
-        wait_for(lambda: any(report.pid == restarted for report in look(settings).workers))
+        wait_for(lambda: any(report.pid == restarted for report in look(settings).workers), 30, "its report")
     finally:
         began = time.monotonic()
         down = clickwell("down", "--data", tmp_path)
         assert down.returncode == 0
         assert time.monotonic() - began < 20
-    wait_for(lambda: all(is_gone(pid) for pid in pids))
+    wait_for(lambda: all(is_gone(pid) for pid in pids), 30, "the end of every process")
     assert not (tmp_path / "stack.json").exists()
     assert clickwell("down", "--data", tmp_path, "--json").stdout == f'{{"stopped":false,"data":"{tmp_path}"}}\n'
     assert clickwell("status", "--data", tmp_path, CLICKWELL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1").returncode == 4
@@ -128,7 +110,7 @@ def test_a_killed_supervisor_leaves_no_child_and_no_obstacle(supervisor, clickwe
     process, told = supervisor("--only", "redis")
     process.kill()
     process.communicate()
-    wait_for(lambda: is_gone(told["components"][0]["pid"]))
+    wait_for(lambda: is_gone(told["components"][0]["pid"]), 30, "the end of its child")
     assert supervisor_pid(tmp_path) is None
     status = clickwell("status", "--data", tmp_path, "--json")
     assert status.returncode == 4
@@ -144,8 +126,8 @@ def test_a_crashed_server_starts_again_on_its_port(supervisor, tmp_path):
     with redis.Redis.from_url(told["redis"]["url"]) as client:
         client.set("kept", "1")
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: _pid_of("redis", tmp_path, other_than=first))
-        wait_for(lambda: look(Settings.load(tmp_path)).state == "up")
+        wait_for(lambda: _pid_of("redis", tmp_path, other_than=first), 30, "another Valkey")
+        wait_for(lambda: look(Settings.load(tmp_path)).state == "up", 30, "the stack to be up")
         assert client.get("kept") == b"1"
 
 

@@ -33,10 +33,10 @@ from clickwell.serving.boosts import BoostReader
 from clickwell.settings import BoostSettings
 from clickwell.sinks.standing import wait_written
 from tests.faults import histories, oracle
-from tests.faults.harness import wait_for
 from tests.faults.lake import TOPICS, assert_lake_is_log
 from tests.faults.oracle import LogRecord, TopicReader
 from tests.faults.people import covered, requests_of
+from tests.processes import wait_for
 
 from .stage import Stage
 from .traffic import SHOWN, Senders
@@ -155,10 +155,10 @@ class Checker:
         """Compare counts with the log below their offsets; what is being erased may be there or not."""
         try:
             sample: Any = self._sample()
-        except (redis.RedisError, OSError):
-            return
+        except (redis.RedisError, OSError) as error:
+            raise oracle.NotReadError(str(error)) from None
         if not sample:
-            return
+            raise oracle.NotReadError("no counts")
         now_ms = Stage.now_ms()
         ledgers, keys, rings = sample
         found = oracle.counts_of(dict(zip(keys, rings, strict=True)), now_ms)
@@ -374,7 +374,7 @@ def bounds(
     copies: dict[Any, list[LogRecord]] = defaultdict(list)
     for record in log:
         if record.offset < ends[record.partition]:
-            copies[_name(record)].append(record)
+            copies[record.name].append(record)
     bounds: dict[Any, tuple[int, int, int]] = {}
     for name, group in copies.items():
         found = sum(places.pop((record.partition, record.offset), 0) for record in group)
@@ -382,11 +382,3 @@ def bounds(
         bounds[name] = (least, 0 if not least and covered(group[0], done) else 1, found)
     # What is left is of no event below the offsets.
     return bounds | {place: (0, 0, count) for place, count in places.items()}
-
-
-def _name(record: LogRecord) -> Any:
-    event = record.event
-    kind = "interaction_id" if "feature_id" in event else "execution_id"
-    if not event.get(kind):
-        return record.partition, record.offset
-    return event[kind], event.get("feature_id") or tuple(event.get("results", ()))

@@ -1,8 +1,8 @@
 """Carries out a schedule of faults: each is a context that breaks something when entered and mends it when left."""
 
+import os
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from confluent_kafka.admin import NewPartitions
 from clickwell.devstack.process import Child
 from tests.faults.harness import cut_log
 from tests.faults.proxy import REPLIES, REQUESTS
+from tests.processes import CLICKWELL
 
 from .schedule import Fault
 from .stage import Stage
@@ -271,13 +272,12 @@ def forget_functions(stage: Stage, _senders: Senders, _target: str, _rng: random
 @contextmanager
 def rebuild(stage: Stage, _senders: Senders, _target: str, _rng: random.Random) -> Iterator[None]:
     """Begin to count again, if the servers are there."""
-    command = [sys.executable, "-m", "clickwell", "rebuild", "--no-wait", "--data", str(stage.folder)]
+    command = [*CLICKWELL, "rebuild", "--no-wait", "--data", str(stage.folder)]
     addresses = {
         "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": stage.kafka.address,
         "CLICKWELL_REDIS__URL": stage.valkey.url,
     }
-    words = [f"{name}={value}" for name, value in addresses.items()]
-    with subprocess.Popen(["/usr/bin/env", *words, *command], stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(command, env=os.environ | addresses, stderr=subprocess.DEVNULL) as run:
         yield
         run.wait(60)
 

@@ -17,6 +17,7 @@ from clickwell.producers.deliveries import Delivery
 from clickwell.producers.emitter import Emitter
 from clickwell.settings import Settings
 from tests.faults.people import People
+from tests.processes import wait_for
 
 # Events a second of each way.
 CLIENT_RATE, LIBRARY_RATE, HTTP_RATE = 400, 60, 60
@@ -173,19 +174,15 @@ class Senders:
                 self._post(client, "interactions", clicks, "interaction_id")
 
     def _post(self, client: httpx2.Client, what: str, events: list[dict[str, Any]], name: str) -> None:
-        deadline = time.monotonic() + 120
-        while True:
+        def taken() -> list[dict[str, Any]]:
             try:
                 answer = client.post(f"/v1/retrievers/{what}", json=events)
-                status = answer.status_code
             except httpx2.HTTPError:
-                status = 0
-            if status == 202:
-                break
-            assert status in {0, 503}, f"{status} {answer.text}"
-            assert time.monotonic() < deadline, f"the API took nothing for two minutes, last {status}"
-            time.sleep(0.2)
-        verdicts = answer.json()["results"]
+                return []
+            assert answer.status_code in {202, 503}, f"{answer.status_code} {answer.text}"
+            return answer.json()["results"] if answer.status_code == 202 else []
+
+        verdicts = wait_for(taken, 120, "the API to take events")
         assert {each["verdict"] for each in verdicts} <= {"accepted", "duplicate"}, verdicts
         self.acknowledged["HTTP"].update(each[name] for each in verdicts)
 

@@ -1,8 +1,6 @@
 """Dashboards whose numbers are known: a made-up site in a lake, a Valkey, and an API that serves them."""
 
-import os
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -19,6 +17,7 @@ from clickwell.devstack.valkey import ValkeyServer
 from clickwell.schemas.keys import FRESH
 from clickwell.settings import Settings
 from clickwell.simulation import Life, Plan, Site, midnight
+from tests.processes import CLICKWELL, own_environment, wait_for
 
 START = datetime(2026, 1, 5, tzinfo=UTC).date()
 BEGIN = midnight(START)
@@ -46,10 +45,9 @@ class Served:
         self.settings = Settings.load(folder)
         self._ends = ExitStack()
         self._valkey = self._ends.enter_context(ValkeyServer(folder / "valkey"))
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")} | {
-            "CLICKWELL_REDIS__URL": self._valkey.url,
-            "CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
-        }
+        self._environment = own_environment(
+            CLICKWELL_REDIS__URL=self._valkey.url, CLICKWELL_KAFKA__BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}"
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
@@ -57,26 +55,17 @@ class Served:
 
     def start(self) -> None:
         """Start the API and wait until it answers."""
-        command = [
-            sys.executable,
-            "-m",
-            "clickwell",
-            "api",
-            "--port",
-            str(self.port),
-            "--data",
-            str(self.settings.data),
-        ]
+        command = [*CLICKWELL, "api", "--port", str(self.port), "--data", str(self.settings.data)]
         self._process = subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                httpx2.get(self.address + "/healthz").raise_for_status()
-            except httpx2.HTTPError:
-                time.sleep(0.05)
-            else:
-                return
-        raise AssertionError("the API does not start")
+        wait_for(self._answers, 60, "the API")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the API has ended"
+        try:
+            return httpx2.get(self.address + "/healthz").is_success
+        except httpx2.HTTPError:
+            return False
 
     def stop(self) -> None:
         """End the API, as a crash does."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import CLICKWELL, own_environment
+
 PAGE = Path(__file__).parents[2] / "docs" / "cookbook.md"
 STEPS = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -15,8 +17,7 @@ STEPS = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(encoding="utf-8")
 @pytest.mark.broker
 def test_every_line_of_the_cookbook_runs(tmp_path):
     """Each line of shell and each block of Python ends well, in order, in an empty folder."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")}
-    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "PYTHONUTF8": "1"}
+    env = own_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PYTHONUTF8="1")
 
     def run(*command):
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150, check=False)
@@ -32,4 +33,4 @@ def test_every_line_of_the_cookbook_runs(tmp_path):
                 for line in text.splitlines():
                     run("bash", "-o", "pipefail", "-c", line)
     finally:
-        subprocess.run([sys.executable, "-m", "clickwell", "down"], cwd=tmp_path, env=env, check=False, timeout=60)
+        subprocess.run([*CLICKWELL, "down"], cwd=tmp_path, env=env, check=False, timeout=60)

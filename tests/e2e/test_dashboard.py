@@ -2,18 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
-import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpx2
 import pytest
 
 from clickwell import BoostReader, Emitter
 from clickwell.settings import Settings
+from tests.processes import commands_on, wait_for
+from tests.web import Quiet, serving
 
 MOST_BYTES = 200_000
 # Seconds, on a machine that does nothing else; other tests run at the same time unless somebody says that none do.
@@ -23,7 +22,7 @@ HOSTILE = "<img src=x onerror=document.title='pwned'> \u202e\u0645\u0631\u062d\u
 pytestmark = pytest.mark.broker
 
 
-class Page(BaseHTTPRequestHandler):
+class Page(Quiet):
     """A page of somebody else's site with the API's script and a marked result."""
 
     api = ""
@@ -39,37 +38,20 @@ class Page(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body.encode())
 
-    def log_message(self, *_):
-        """Say nothing."""
-
 
 @pytest.fixture(scope="module")
 def site():
     """Another site on this machine, of another origin than the API."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Page)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, site):
     """A stack with a week of traffic in the lake: its settings and the API's address."""
     folder = tmp_path_factory.mktemp("dashboard")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")}
     # Rows are wanted soon, and there are few.
-    env["CLICKWELL_SINK__FLUSH_SECONDS"] = "1"
-    env["CLICKWELL_API__ORIGINS"] = json.dumps([site])
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(folder)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    run = commands_on(folder, CLICKWELL_SINK__FLUSH_SECONDS="1", CLICKWELL_API__ORIGINS=json.dumps([site]))
     state = json.loads(run("up", "--detach", "--json"))
     try:
         address = next(part["address"] for part in state["components"] if part["name"] == "api")
@@ -86,7 +68,7 @@ def stack(tmp_path_factory, site):
         ]
         (folder / "hostile.jsonl").write_text("".join(json.dumps(one) + "\n" for one in hostile))
         run("simulate", "--days", "8", "--searches", "4000")
-        run("publish", str(folder / "hostile.jsonl"), "--wait")
+        run("publish", folder / "hostile.jsonl", "--wait")
         Page.api = address
         yield Settings.load(folder), address
     finally:
@@ -139,12 +121,12 @@ def test_a_page_of_another_origin_sends_its_clicks(browser, stack, site):
     with page.expect_navigation():
         page.locator("#hit").click()
     page.close()
-    deadline = time.monotonic() + 60
-    found = []
-    while not found:
-        assert time.monotonic() < deadline
+
+    def listed():
         asked = {"feature_id": "from-a-page"}
-        found = httpx2.get(f"{stack[1]}/v1/retrievers/interactions", params=asked, timeout=30).json()["interactions"]
+        return httpx2.get(f"{stack[1]}/v1/retrievers/interactions", params=asked, timeout=30).json()["interactions"]
+
+    found = wait_for(listed, 60, "the click to be in the lake")
     assert (found[0]["execution_id"], found[0]["position"], found[0]["retriever_id"]) == ("b1", 1, "shop")
     with BoostReader(stack[0]) as reader:
         assert reader.counts(["from-a-page"], ["click"]).by_signal.tolist() == [[1]]

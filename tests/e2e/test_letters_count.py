@@ -1,13 +1,11 @@
 """From a bad event to its count, by the command line alone."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
 import pytest
 from confluent_kafka import Producer
+
+from tests.processes import commands_on, wait_for
 
 pytestmark = pytest.mark.broker
 
@@ -16,14 +14,7 @@ pytestmark = pytest.mark.broker
 def stack(tmp_path_factory):
     """A whole stack as `clickwell up` starts it, and a function that runs the command line against it."""
     data = tmp_path_factory.mktemp("stack")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CLICKWELL_")}
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(data)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    run = commands_on(data)
     run("up", "--detach", "--workers", "1")
     yield run, data
     run("down")
@@ -43,13 +34,11 @@ def test_a_mended_event_counts_once(stack, tmp_path):
     producer.flush(30)
     good = tmp_path / "good.jsonl"
     good.write_text(json.dumps({"feature_id": "stove", "interaction_type": ["click"]}) + "\n")
-    while not (letters := json.loads(run("dead-letters", "list", "--json"))["letters"]):
-        time.sleep(0.2)
-    (letter,) = letters
+    (letter,) = wait_for(lambda: json.loads(run("dead-letters", "list", "--json"))["letters"], 60, "the dead letter")
     assert (letter["reason"], letter["field"]) == ("invalid_field", "interaction_type")
     run("dead-letters", "fix", letter["id"], "--set", 'interaction_type=["purchase"]')
     run("dead-letters", "replay", letter["id"])
     run("dead-letters", "replay", "--all")
-    run("publish", str(good), "--wait")
+    run("publish", good, "--wait")
     assert counted(run, "tent") == {"purchase": 1}
     assert json.loads(run("audit", "--json"))["differences"] == []

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import CLICKWELL, clickwell, own_environment
+
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -30,7 +32,7 @@ def test_python_of_the_readme_runs_as_it_stands(snippet, kafka, redis_server):
         "CLICKWELL_REDIS__URL": redis_server,
         "PYTHONWARNINGS": "error",
     }
-    subprocess.run([sys.executable, "-m", "clickwell", "topics"], env=env, check=True, capture_output=True, timeout=60)
+    clickwell("topics", env=env).check_returncode()
     done = subprocess.run(
         [sys.executable, "-c", snippet], env=env, capture_output=True, text=True, timeout=60, check=False
     )
@@ -44,9 +46,7 @@ def test_commands_of_the_readme_exist():
     found = re.findall(r"\bclickwell ([a-z][a-z-]+)((?:(?!clickwell)[^`\n])*)", prose)
     assert {"up", "worker", "boost", "top", "counts", "publish", "status", "rebuild"} <= {name for name, _ in found}
     for command, rest in found:
-        done = subprocess.run(
-            [sys.executable, "-m", "clickwell", command, "--help"], capture_output=True, text=True, check=False
-        )
+        done = clickwell(command, "--help", env=os.environ)
         assert done.returncode == 0, command
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in done.stdout, (command, option)
@@ -56,11 +56,10 @@ def test_commands_of_the_readme_exist():
 def test_demo_prints_what_the_readme_shows(tmp_path):
     """The demo's lines are those of the README, but for numbers and products."""
     assert DEMO is not None
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")}
     done = subprocess.run(
-        [sys.executable, "-m", "clickwell", "demo"],
+        [*CLICKWELL, "demo"],
         cwd=tmp_path,
-        env=env | {"PYTHONUTF8": "1"},
+        env=own_environment(PYTHONUTF8="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

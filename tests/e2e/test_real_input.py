@@ -2,9 +2,6 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
@@ -13,6 +10,7 @@ import pytest
 
 from clickwell import InteractionReader
 from clickwell.settings import Settings
+from tests.processes import commands_on
 
 SLOT_MS = 6 * 3_600_000
 WINDOW_SLOTS = 28
@@ -95,14 +93,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stack(data):
     """A whole stack as `clickwell up` starts it, and a function that runs the command line against it."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CLICKWELL_")}
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(data)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    run = commands_on(data)
     run("up", "--detach", "--workers", "2")
     yield run
     run("down")

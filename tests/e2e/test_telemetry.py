@@ -1,12 +1,7 @@
 """What a running stack tells its operators: metrics of every process, logs as JSON, one trace from request to lake."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpx2
 import pytest
@@ -14,6 +9,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from clickwell.metrics import METRICS
+from tests.processes import commands_on, wait_for
+from tests.web import Quiet, serving
 
 pytestmark = pytest.mark.broker
 
@@ -21,16 +18,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLICKS = 40
 
 
-def wait_for(condition, seconds=40.0):
-    """Wait until a condition holds and return what it gave; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.1)
-    return found
-
-
-class Collector(BaseHTTPRequestHandler):
+class Collector(Quiet):
     """Takes spans as an OpenTelemetry collector does; `spans` holds (service, span)."""
 
     spans: list
@@ -46,41 +34,28 @@ class Collector(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_arguments):
-        """Say nothing."""
-
 
 @pytest.fixture(scope="module")
 def spans():
     """Spans that have arrived, and where they are sent to."""
     kind = type("Kept", (Collector,), {"spans": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield kind.spans, f"http://127.0.0.1:{server.server_port}/v1/traces"
-        server.shutdown()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), kind)) as address:
+        yield kind.spans, f"{address}/v1/traces"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, spans):
     """A stack that has counted some events: its folder, its components by name, and its metrics by component."""
     folder = tmp_path_factory.mktemp("telemetry")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWELL_")} | {
-        "CLICKWELL_SINK__FLUSH_SECONDS": "0.5",
-        "CLICKWELL_LOG__FORMAT": "json",
-        "CLICKWELL_TRACING__ENABLED": "true",
-        "CLICKWELL_TRACING__ENDPOINT": spans[1],
+    run = commands_on(
+        folder,
+        CLICKWELL_SINK__FLUSH_SECONDS="0.5",
+        CLICKWELL_LOG__FORMAT="json",
+        CLICKWELL_TRACING__ENABLED="true",
+        CLICKWELL_TRACING__ENDPOINT=spans[1],
         # Of the SDK itself: spans are sent so often.
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
-    }
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(folder)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+        OTEL_BSP_SCHEDULE_DELAY="200",
+    )
     state = json.loads(run("up", "--detach", "--json"))
     parts = {part["name"]: part for part in state["components"]}
     try:
@@ -108,7 +83,7 @@ def stack(tmp_path_factory, spans):
             json.dumps({"feature_id": "d1", "interaction_type": ["click"], "timestamp": "2001-01-01T00:00:00Z"}),
         ]
         (folder / "others.jsonl").write_text("\n".join(others) + "\n")
-        run("publish", str(folder / "others.jsonl"), "--wait")
+        run("publish", folder / "others.jsonl", "--wait")
         poison(state["kafka"]["bootstrap_servers"])
         run("erase", "--user-id", "u3", "--wait")
         run("alerts", "check")
@@ -158,7 +133,7 @@ def test_every_process_has_the_metrics_of_its_part(stack, name):
         names = {metric.removesuffix("_bucket") for metric in page_of(stack[1][name])}
         return {metric.name for metric in expected} - seldom <= names
 
-    wait_for(complete)
+    wait_for(complete, 40, "every metric")
     page = page_of(stack[1][name])
     ours = {n for n in page if n.startswith("clickwell_") and not n.endswith(("_created", "_sum", "_count"))}
     assert ours <= {f"{m.name}_bucket" if m.buckets else m.name for m in expected}
@@ -169,7 +144,9 @@ def test_every_process_has_the_metrics_of_its_part(stack, name):
 def test_the_numbers_are_those_of_the_events(stack):
     """What was sent is what each process has counted, and nothing waits any more."""
     parts = stack[1]
-    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_rejected_records_total") == 1)
+    wait_for(
+        lambda: total(page_of(parts["worker-1"]), "clickwell_worker_rejected_records_total") == 1, 40, "the bad record"
+    )
     worker, sink, api, eraser = (page_of(parts[name]) for name in ("worker-1", "sink", "api", "eraser"))
     assert total(api, "clickwell_api_events_total", kind="interaction", verdict="accepted") == CLICKS
     assert (
@@ -200,8 +177,8 @@ def test_the_numbers_are_those_of_the_events(stack):
     assert total(eraser, "clickwell_erasures_done_total") == 1
     assert total(eraser, "clickwell_erasures_open") == 0
     # Markers of the eraser's transactions, which are no records, are stepped over within some seconds.
-    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_lag_records") == 0)
-    wait_for(lambda: total(page_of(parts["sink"]), "clickwell_sink_lag_records") == 0)
+    wait_for(lambda: total(page_of(parts["worker-1"]), "clickwell_worker_lag_records") == 0, 40, "lag 0 of the worker")
+    wait_for(lambda: total(page_of(parts["sink"]), "clickwell_sink_lag_records") == 0, 40, "lag 0 of the sink")
 
 
 def test_every_line_of_the_logs_is_an_object(stack):
@@ -234,13 +211,16 @@ def test_one_trace_leads_from_the_request_to_redis_and_the_lake(stack, spans):
     def asked():
         return [span for part, span in list(found) if part == "clickwell-api" and span.trace_id.hex() == TRACE]
 
-    [request] = wait_for(asked)
+    [request] = wait_for(asked, 40, "the span of the request")
     assert request.name == "POST /v1/retrievers/interactions"
     assert request.parent_span_id.hex() == "b7ad6b7169203331"
-    chunks = wait_for(lambda: linked("worker", "apply interactions.v1", request))
-    commits = wait_for(lambda: linked("sink", "write interactions", request))
+    chunks = wait_for(lambda: linked("worker", "apply interactions.v1", request), 40, "the span of its chunk")
+    commits = wait_for(lambda: linked("sink", "write interactions", request), 40, "the span of its commit")
     assert {link.trace_id.hex() for span in (*chunks, *commits) for link in span.links} == {TRACE}
-    steps = wait_for(lambda: [s for s in all_of("worker", "redis") if s.parent_span_id in {c.span_id for c in chunks}])
+    ids = {span.span_id for span in chunks}
+    steps = wait_for(
+        lambda: [s for s in all_of("worker", "redis") if s.parent_span_id in ids], 40, "the spans of its steps"
+    )
     assert all(step.end_time_unix_nano > step.start_time_unix_nano for step in steps)
     # Neither what people looked for nor which of them it was.
     assert not [span for _, span in found if "trail" in str(span) or '"u3"' in str(span)]

@@ -5,14 +5,12 @@ Trained on the earlier part of the log, with a quarter of the queries and a seve
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 
 from clickwell.testing import taken_out, without
+from tests.processes import commands_on
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(600)]
 
@@ -23,7 +21,6 @@ SEARCHES = 48_000
 def learn(shared_data, tmp_path_factory):
     """A function from some of the log's searches to the evaluation on what was taken out, the model and the seconds."""
     msrd = shared_data / "msrd"
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CLICKWELL_")}
     held_queries = tmp_path_factory.mktemp("held") / "queries.jsonl"
     with gzip.open(msrd / "queries.jsonl.gz", "rt") as lines:
         kept = [line for line in lines if taken_out(json.loads(line)["query_id"], 0.25)]
@@ -31,21 +28,16 @@ def learn(shared_data, tmp_path_factory):
     with gzip.open(msrd / "corpus.jsonl.gz", "rt") as lines:
         held_movies = {movie for movie in (json.loads(line)["id"] for line in lines) if taken_out(movie, 0.15)}
 
-    def run(*arguments):
-        command = [sys.executable, "-m", "clickwell", *map(str, arguments)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def learned(first, count):
         folder = tmp_path_factory.mktemp("learned")
+        run = commands_on(folder, timeout=500)
         with gzip.open(msrd / "searches_sim_pbm.jsonl.gz", "rt") as lines, (folder / "log.jsonl").open("w") as log:
             for number, line in enumerate(lines):
                 search = json.loads(line)
                 if first <= number < first + count and not taken_out(search["query_id"], 0.25):
                     log.write(json.dumps(without(search, held_movies)) + "\n")
-        run("lake", "load", folder / "log.jsonl", "--format", "sessions", "--retriever", "movies", "--data", folder)
-        run("pairs", "export", "--out", folder / "pairs", "--no-ranking", "--data", folder)
+        run("lake", "load", folder / "log.jsonl", "--format", "sessions", "--retriever", "movies")
+        run("pairs", "export", "--out", folder / "pairs", "--no-ranking")
         corpus = ("--corpus", msrd / "corpus.jsonl.gz")
         started = time.monotonic()
         trained = run(

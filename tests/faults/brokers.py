@@ -6,9 +6,10 @@ from confluent_kafka.admin import AdminClient
 
 from clickwell.devstack.broker import KafkaServer, new_cluster
 from clickwell.devstack.process import HOST, free_port, listens
+from tests.processes import wait_for
 
 from . import oracle
-from .harness import Stack, wait_for
+from .harness import Stack
 
 # Each internal topic on both brokers too, or a group could not go on without one of them.
 INTERNAL = {

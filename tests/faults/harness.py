@@ -3,11 +3,9 @@
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +18,7 @@ from clickwell.devstack.broker import KafkaServer
 from clickwell.devstack.valkey import ValkeyServer
 from clickwell.producers.topics import ensure_topics
 from clickwell.settings import Settings
+from tests.processes import clickwell, wait_for
 
 from . import oracle, parts
 from .load import Load, Traffic
@@ -170,17 +169,11 @@ class Stack:
         traffic.flush()
 
     def rebuild(self) -> None:
-        """Begin to count again from the log, as `clickwell rebuild --no-wait` does."""
-        self.clickwell("rebuild", "--no-wait")
-
-    def clickwell(self, *arguments: str) -> str:
-        """Run a command against these servers and return what it prints."""
-        command = [sys.executable, "-m", "clickwell", *arguments, "--data", str(self.folder)]
+        """Begin to count again from the log."""
         addresses = {f"CLICKWELL_REDIS__{name.upper()}": str(value) for name, value in self.redis.items()}
         environment = {"CLICKWELL_KAFKA__BOOTSTRAP_SERVERS": self.kafka.address, **addresses}
-        run = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | environment)
-        assert run.returncode == 0, run.stderr
-        return run.stdout
+        done = clickwell("rebuild", "--no-wait", "--data", self.folder, env=os.environ | environment)
+        assert done.returncode == 0, done.stderr
 
     def active(self) -> str:
         """Return the name of the generation that readers use, empty if there is none."""
@@ -251,14 +244,6 @@ class Stack:
             with self._lock:
                 for part in self.parts:
                     part.tend()
-
-
-def wait_for(condition: Callable[[], object], timeout: float, what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain for {what}"
-        time.sleep(0.1)
 
 
 def storm_seconds() -> float:

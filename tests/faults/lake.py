@@ -11,9 +11,9 @@ from deltalake import DeltaTable
 
 from clickwell.kafka import KafkaLog
 from clickwell.settings import KafkaSettings
+from tests.processes import wait_for
 
 from . import oracle
-from .harness import wait_for
 from .parts import Part
 
 PROMOTED = ("query", "duration_ms", "device")
@@ -78,11 +78,7 @@ def assert_lake_is_log(
         total += len(rows)
         poison += [(topic, record) for record in log if record.poison]
         _assert_equal(rows, {(record.partition, record.offset): record for record in log if not record.poison})
-    wanted = Counter((f"{topic}/{r.partition}/{r.offset}".encode(), r.value) for topic, r in poison)
-    found = Counter((letter.key, letter.value) for letter in oracle.read_topic(kafka, "dead-letters.v1"))
-    if not letters_once:
-        found &= wanted
-    assert found == wanted, f"dead letters: missing {list(wanted - found)[:4]}, superfluous {list(found - wanted)[:4]}"
+    oracle.assert_dead_letters(kafka, poison, once=letters_once)
     return total
 
 
@@ -92,10 +88,7 @@ def _assert_equal(rows, records) -> None:
     assert not twice, f"{len(twice)} records are in the table twice: {sorted(twice)[:5]}"
     copies = defaultdict(set)
     for place, record in records.items():
-        event = record.event
-        kind = "interaction_id" if "feature_id" in event else "execution_id"
-        name = (event[kind], event.get("feature_id", tuple(event.get("results", ())))) if event.get(kind) else place
-        copies[name].add(place)
+        copies[record.name].add(place)
     present = set(places)
     assert present <= records.keys(), "the table holds what the log does not"
     wrong = {name: len(group & present) for name, group in copies.items() if len(group & present) != 1}

@@ -42,6 +42,14 @@ class LogRecord:
         return json.loads(self.value or b"")
 
     @property
+    def name(self) -> tuple[object, object]:
+        """What a repeat of it has in common with it; its place if nobody could tell a repeat."""
+        kind = "interaction_id" if "feature_id" in self.event else "execution_id"
+        if not self.event.get(kind):
+            return self.partition, self.offset
+        return self.event[kind], self.event.get("feature_id") or tuple(self.event.get("results", ()))
+
+    @property
     def own(self) -> bool:
         """Whether clickwell wrote it itself, to carry an erasure out."""
         return (self.value or b"").startswith(b'{"clickwell":')
@@ -238,13 +246,13 @@ def assert_exact(kafka: str, client: redis.Redis, *, letters_once: bool = True) 
         if windows.get(name) != wanted_windows.get(name)
     }
     assert not differ, f"{len(differ)} windows differ; (name, (log, Redis)): {sorted(differ.items())[:8]}"
-    assert_dead_letters(kafka, [record for record in log if record.poison], once=letters_once)
+    assert_dead_letters(kafka, [(INTERACTIONS, record) for record in log if record.poison], once=letters_once)
     return len(log)
 
 
-def assert_dead_letters(kafka: str, poison: Iterable[LogRecord], *, once: bool = True) -> None:
-    """Check that each poison is in the dead letters once, or at least once, byte for byte, and nothing else is."""
-    wanted = Counter((f"{INTERACTIONS}/{r.partition}/{r.offset}".encode(), r.value) for r in poison)
+def assert_dead_letters(kafka: str, poison: Iterable[tuple[str, LogRecord]], *, once: bool = True) -> None:
+    """Check that each poison of a topic is dead-lettered once, or at least once, byte for byte, and nothing else is."""
+    wanted = Counter((f"{topic}/{r.partition}/{r.offset}".encode(), r.value) for topic, r in poison)
     found = Counter((letter.key, letter.value) for letter in read_topic(kafka, DEAD_LETTERS))
     if not once:
         found = Counter(dict.fromkeys(found, 1))

@@ -1,12 +1,12 @@
 """Workers, sinks and erasers under test: processes that are told where to die, and that a supervisor starts again."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clickwell.devstack.process import Child
+from tests.processes import CLICKWELL
 
 # Times as short as the broker allows, so that seconds show what takes minutes in production; small chunks, so that
 # there are many of them to be interrupted.
@@ -59,7 +59,7 @@ class Part(Child):
         self.exits: list[int] = []
         self.wanted = True
         self.failpoints = list(failpoints)
-        self._command = [sys.executable, "-m", "clickwell", *command, "--data", str(folder)]
+        self._command = [*CLICKWELL, *command, "--data", str(folder)]
         self._failpoint = failpoint
         self._environment = {f"CLICKWELL_{name}": value for name, value in settings.items()} | dict(environment or {})
 

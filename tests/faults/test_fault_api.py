@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -21,6 +21,7 @@ from clickwell.kafka import KafkaLog
 from clickwell.producers.topics import ensure_topics
 from clickwell.schemas.topics import INTERACTIONS
 from clickwell.settings import Settings
+from tests.processes import wait_for
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 
@@ -28,14 +29,6 @@ LOAD = Path(__file__).parents[2] / "benchmarks" / "api_load.py"
 # For a longer run; kills come at a third and at two thirds of it.
 EVENTS = int(os.environ.get("CLICKWELL_TEST_API_EVENTS", "6000"))
 BATCH = 20
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; fail when it does not in a minute."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def events_in_log(settings: Settings) -> int:
@@ -66,7 +59,7 @@ class Site:
         ensure_topics(self.settings)
         self.api = Api(folder, free_port())
         self.api.spawn()
-        wait_for(lambda: listens(self.api.port))
+        wait_for(lambda: listens(self.api.port), 60, "the API")
 
 
 @pytest.fixture
@@ -84,10 +77,10 @@ def test_every_202_is_in_the_log_once_whoever_is_killed(site: Site, tmp_path: Pa
     options = ["--rate", 500, "--batch", BATCH, "--requests", EVENTS // BATCH, "--connections", 8, "--retry"]
     command = [sys.executable, LOAD, "--address", site.api.address, "--ids", accepted, *options]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as load:
-        wait_for(lambda: events_in_log(site.settings) > EVENTS / 6)
+        wait_for(lambda: events_in_log(site.settings) > EVENTS / 6, 60, "a sixth of the events")
         site.kafka.kill()
         site.kafka.start()
-        wait_for(lambda: events_in_log(site.settings) > EVENTS / 3)
+        wait_for(lambda: events_in_log(site.settings) > EVENTS / 3, 60, "a third of the events")
         site.api.kill()
         site.api.spawn()
         told, _ = load.communicate(timeout=120)
@@ -120,10 +113,11 @@ def test_a_frozen_broker_is_a_503_and_a_dead_redis_is_none(site: Site) -> None:
         assert time.monotonic() - began < 10
         refused = send(100, 150)  # at once, as the broker is known to be away
         assert refused.status_code == 503
-        wait_for(lambda: client.get("/readyz").status_code == 503)
+        wait_for(lambda: client.get("/readyz").status_code == 503, 60, "the API to miss its broker")
         site.kafka.resume()
-        wait_for(lambda: send(50, 150).status_code == 202)
-        wait_for(lambda: client.get("/readyz").status_code == 200)  # it looks once a second
+        wait_for(lambda: send(50, 150).status_code == 202, 60, "events to be taken again")
+        # It looks once a second.
+        wait_for(lambda: client.get("/readyz").status_code == 200, 60, "the API to be ready again")
 
         site.valkey.kill()
         assert send(150, 250).json()["accepted"] == 100

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.processes import wait_for
+
 from . import oracle, parts
 from .brokers import TwoBrokerStack
-from .harness import wait_for
 from .lake import assert_lake_is_log, publish_searches, wait_written
 from .load import Load, Traffic
 

@@ -32,10 +32,10 @@ from clickwell.serving.trending import top
 from clickwell.serving.windows import read_windows
 from clickwell.settings import Settings
 from clickwell.stream_processors import worker
+from tests.processes import wait_for
 
 from . import parts
 from .cluster_stack import ClusterStack
-from .harness import wait_for
 from .load import Traffic
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]

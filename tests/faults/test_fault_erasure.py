@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -21,9 +22,10 @@ from clickwell.producers.emitter import Emitter
 from clickwell.producers.erasures import request_erasure
 from clickwell.schemas.erasure import Erasure
 from clickwell.sealing import InRedis
+from tests.processes import wait_for
 
 from . import oracle, parts
-from .harness import Stack, wait_for
+from .harness import Stack
 from .histories import stored
 from .load import Load
 from .parts import Part
@@ -50,8 +52,8 @@ PLACES = (
 @pytest.fixture
 def lake(stack: Stack):
     """Return the settings of a stack whose lake is empty."""
-    for name in ("lake", "receipts.jsonl"):
-        os.system(f"rm -rf {stack.folder / name}")
+    shutil.rmtree(stack.folder / "lake", ignore_errors=True)
+    (stack.folder / "receipts.jsonl").unlink(missing_ok=True)
     return stack.settings
 
 

@@ -5,8 +5,10 @@ import random
 
 import pytest
 
+from tests.processes import wait_for
+
 from . import oracle
-from .harness import PARTITIONS, Stack, wait_for
+from .harness import PARTITIONS, Stack
 from .load import POISON, Traffic
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from .harness import Stack, wait_for
+from tests.processes import wait_for
+
+from .harness import Stack
 from .histories import differences, stored
 from .load import Load, Traffic
 

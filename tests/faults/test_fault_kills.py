@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from .harness import Stack, storm_seconds, wait_for
+from tests.processes import wait_for
+
+from .harness import Stack, storm_seconds
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]
 

@@ -11,9 +11,10 @@ import pytest
 import redis
 
 from clickwell.stream_processors.rebuild import Rebuild
+from tests.processes import wait_for
 
 from . import oracle
-from .harness import Stack, cut_log, ended, wait_for
+from .harness import Stack, cut_log, ended
 from .proxy import Proxy
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]

@@ -4,7 +4,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from clickwell.analytics.audit import audit
 from clickwell.errors import TopicRecreatedError
 from clickwell.failpoints import NAMES
 from clickwell.producers.topics import ensure_topics
+from tests.processes import clickwell, own_environment, wait_for
 
 from . import parts
-from .harness import Stack, wait_for
+from .harness import Stack
 from .lake import assert_lake_is_log, publish_searches, wait_written
 from .parts import Part
 
@@ -53,19 +53,8 @@ class Sinks:
 
     def maintain(self, failpoint: str = "") -> int:
         """Compact and vacuum, with an early death if asked for; return the exit code."""
-        environment = os.environ | {"CLICKWELL_SINK__FAILPOINT": failpoint, "CLICKWELL_SINK__COMPACT_ROWS": "100000"}
-        command = [
-            sys.executable,
-            "-m",
-            "clickwell",
-            "lake",
-            "compact",
-            "--all",
-            "--vacuum",
-            "--data",
-            str(self.folder),
-        ]
-        return subprocess.run(command, check=False, env=environment, timeout=60).returncode
+        env = own_environment(CLICKWELL_SINK__FAILPOINT=failpoint, CLICKWELL_SINK__COMPACT_ROWS="100000")
+        return clickwell("lake", "compact", "--all", "--vacuum", "--data", self.folder, env=env).returncode
 
     def live(self, lake: Path | None = None) -> list[Path]:
         """Return the live files of both tables."""

@@ -10,10 +10,11 @@ import pytest
 
 from clickwell.analytics import lake as reading
 from clickwell.devstack.process import Child, free_port, is_free
+from tests.processes import wait_for
 
 from . import parts
 from .cutter import Cutter
-from .harness import Stack, wait_for
+from .harness import Stack
 from .lake import assert_lake_is_log, publish_searches, wait_written
 
 pytestmark = [pytest.mark.fault, pytest.mark.broker]

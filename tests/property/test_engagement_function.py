@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
@@ -189,14 +190,21 @@ class Counters:
             return found
 
 
+@contextmanager
+def maker(kind, url):
+    """A function that makes empty counters of a kind, on a Redis that has the functions."""
+    with asyncio.Runner() as runner:
+        client = Redis.from_url(url)
+        runner.run(Ledger(client, Failpoints()).install())
+        yield lambda **given: kind(runner, client, url, **given)
+        runner.run(client.aclose())
+
+
 @pytest.fixture(scope="module")
 def counters(redis_server):
     """A function that makes empty counters."""
-    with asyncio.Runner() as runner:
-        client = Redis.from_url(redis_server)
-        runner.run(Ledger(client, Failpoints()).install())
-        yield lambda **given: Counters(runner, client, redis_server, **given)
-        runner.run(client.aclose())
+    with maker(Counters, redis_server) as make:
+        yield make
 
 
 def visible(windows):

@@ -1,22 +1,18 @@
 """Erased events are taken back out of the windows: what is left is what the other events say, whatever came when."""
 
-import asyncio
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from clickwell.analytics.privacy.retractions import event_of, retractions
 from clickwell.clock import MS_PER_HOUR
 from clickwell.erasures import Batch
-from clickwell.failpoints import Failpoints
 from clickwell.schemas.topics import INTERACTIONS, SEARCHES
 from clickwell.settings import Settings
-from clickwell.stream_processors.ledger import Ledger
 
-from .test_engagement_function import DECODERS, NOW, Counters, click, events, model, search, visible
+from .test_engagement_function import DECODERS, NOW, Counters, click, events, maker, model, search, visible
 
 pytestmark = pytest.mark.broker
 
@@ -63,11 +59,8 @@ class Retracting(Counters):
 @pytest.fixture(scope="module")
 def counters(redis_server):
     """A function that makes empty counters."""
-    with asyncio.Runner() as runner:
-        client = Redis.from_url(redis_server)
-        runner.run(Ledger(client, Failpoints()).install())
-        yield lambda **given: Retracting(runner, client, redis_server, **given)
-        runner.run(client.aclose())
+    with maker(Retracting, redis_server) as make:
+        yield make
 
 
 @settings(max_examples=150, deadline=None)

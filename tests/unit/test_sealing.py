@@ -1,6 +1,8 @@
 """Names sealed under keys of their own: opened by whoever has the key, by nobody once it is destroyed."""
 
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -85,6 +87,25 @@ def test_two_at_once_use_one_key(store):
     assert dict(store.every()) == first
     assert set(first) == {KEYS.pseudonym("bob"), KEYS.pseudonym("al")}
     assert all(made_ms(secret) > 1_700_000_000_000 for secret in first.values())
+
+
+def test_threads_that_make_one_key_agree(tmp_path):
+    """Of several that write the same file at the same time the first one wins, and nothing else is left."""
+    store, together = InFolder(tmp_path), threading.Barrier(8)
+
+    def add(number):
+        found = []
+        for name in (f"k1.{each}" for each in range(50)):
+            together.wait(20)
+            store.add(name, bytes([number]) * 40)
+            found += store.get([name])
+        return found
+
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(add, range(8))
+    assert others == [first] * 7
+    assert {len(set(secret)) for secret in first} == {1}
+    assert len(list(store.every())) == 50
 
 
 def test_long_names_stay_valid_events(store):

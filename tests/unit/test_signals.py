@@ -8,7 +8,7 @@ import socket
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from clickwell.producers.records import interaction_record, search_record
 from clickwell.settings import AlertSettings, Settings
 from clickwell.simulation import Life, Plan, Site, midnight
 from clickwell.sinks.load import Loader
+from tests.web import Quiet, serving
 
 START = datetime(2026, 1, 5, tzinfo=UTC).date()
 BEGIN = midnight(START)
@@ -194,42 +195,23 @@ def test_alerts_open_stay_and_close(caplog):
     assert len(caplog.records) == 2
 
 
-class Hook:
-    """A real web server that remembers what is posted, and answers as it is told."""
+class Hook(Quiet):
+    """Remembers what is posted, and answers as the server is told."""
 
-    def __init__(self):
-        self.got, self.status = [], 200
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                hook.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(hook.status)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+    def do_POST(self):
+        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.server.status)
+        self.end_headers()
 
 
 def test_the_webhook_gets_what_it_refused_again(tmp_path):
     """A regression is posted once it is taken, its end too, and the state survives between checks."""
     life = Life(relevance=lambda day: np.where((day >= 15.0) & (day < 16.0), 0.5, 1.0))
-    with Hook() as hook:
-        address = f"http://127.0.0.1:{hook.server.server_port}/token"
+    hook = HTTPServer(("127.0.0.1", 0), Hook)
+    hook.got = []
+    with serving(hook) as address:
         gauge = tmp_path / "alerts.prom"
-        settings = Settings.load(tmp_path, alerts=AlertSettings(webhook=address, prometheus=gauge))
+        settings = Settings.load(tmp_path, alerts=AlertSettings(webhook=f"{address}/token", prometheus=gauge))
         Site(Plan(queries=100)).write(settings, start_ms=BEGIN, days=18, searches=36_000, life=life)
         hook.status = 503
         noon = BEGIN + 15 * MS_PER_DAY + 20 * MS_PER_HOUR

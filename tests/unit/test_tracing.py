@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from http.server import HTTPServer
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -11,6 +12,7 @@ from opentelemetry.trace import SpanKind
 
 from clickwell.settings import Settings, TracingSettings
 from clickwell.tracing import HEADER, MOST_LINKS, Tracing, requests_of, set_up, tracing_of
+from tests.web import Quiet, serving
 
 
 @pytest.fixture
@@ -107,37 +109,36 @@ def test_switched_off_nothing_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+class Collector(Quiet):
+    """Remembers what is posted."""
+
+    def do_POST(self):
+        self.server.got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+
 def test_a_process_sends_its_spans_to_the_endpoint():
     """`set_up` makes what is traced arrive over HTTP, under the name of the part."""
     code = """
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import sys
 from opentelemetry import trace
 from clickwell.settings import Settings
 from clickwell.tracing import set_up, tracing_of
 
-got = []
-
-class Collector(BaseHTTPRequestHandler):
-    def do_POST(self):
-        got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-server = HTTPServer(("127.0.0.1", 0), Collector)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-endpoint = f"http://127.0.0.1:{server.server_port}/v1/traces"
-settings = Settings.load(tracing={"enabled": True, "endpoint": endpoint, "sample": 1.0})
+settings = Settings.load(tracing={"enabled": True, "endpoint": sys.argv[1], "sample": 1.0})
 set_up(settings.tracing, "api")
 with tracing_of(settings).request(None) as span:
     span.update_name("POST /v1/test")
 trace.get_tracer_provider().shutdown()
-[(path, body)] = got
-assert path == "/v1/traces"
-assert b"clickwell-api" in body and b"POST /v1/test" in body
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    collector = HTTPServer(("127.0.0.1", 0), Collector)
+    collector.got = []
+    with serving(collector) as address:
+        command = [sys.executable, "-W", "error", "-c", code, f"{address}/v1/traces"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    [(path, body)] = collector.got
+    assert path == "/v1/traces"
+    assert b"clickwell-api" in body
+    assert b"POST /v1/test" in body

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from clickwell.errors import DependencyError, UsageError
 from clickwell.settings import EmbeddingSettings
 from clickwell.training.endpoint import Endpoint
 from clickwell.training.model import Model
+from tests.web import Quiet, serving
 
 KEY = "secret-key"
 
@@ -24,8 +24,6 @@ def vector(text):
 class Server(ThreadingHTTPServer):
     """Answers as asked by `faults`: a list of (status, headers, body) to give first, then embeddings."""
 
-    daemon_threads = True
-
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests = []
@@ -33,7 +31,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append((self.path, self.headers["authorization"], body))
@@ -50,19 +48,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content.encode())
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def server():
     """A server that runs for one test."""
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    running = Server()
+    with serving(running):
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
