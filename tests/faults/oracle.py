@@ -92,8 +92,8 @@ class TopicReader:
             if time.monotonic() > deadline:
                 raise NotReadError(f"{self._topic} could not be read to its end")
             for message in self._consumer.consume(5000, timeout=0.1):
-                if message.error():
-                    if message.error().code() == KafkaCode._PARTITION_EOF and message.offset() >= ends[message.partition()]:
+                if error := message.error():
+                    if error.code() == KafkaCode._PARTITION_EOF and message.offset() >= ends[message.partition()]:
                         left.discard(message.partition())
                     continue
                 headers = tuple(message.headers() or ())
