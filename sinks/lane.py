@@ -184,7 +184,10 @@ class Lane(threading.Thread):
         self._next, self._reached = dict(placed), {}
         self._buffer = Buffer(expected=dict(placed), next=dict(placed))
         topic = self._table.topic.name
-        consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in placed.items()])
+        places = [TopicPartition(topic, partition, offset) for partition, offset in placed.items()]
+        consumer.assign(places)
+        # The client keeps a pause for partitions that are taken away and given again while it lasts.
+        consumer.resume(places)
         log.info("%s reads %s", self.name, ", ".join(f"{p} from {o}" for p, o in sorted(placed.items())) or "nothing")
 
     def _take(self, consumer: Consumer, messages: list[Message]) -> None:

@@ -162,9 +162,8 @@ class Worker:
         return await self.engine.assign(tps)
 
     async def _give_up(self, _app: Any, _tps: Any, **_: Any) -> None:
-        """Take no more of any partition; the next owner gets them when no letter of ours is under way any more."""
+        """Take no more of any partition: a letter of what is still queued would only fence the next owner's."""
         await self.engine.assign(())
-        await self._dead_letters.settle()
 
     def _applied_offset(self, tp: tuple[str, int]) -> int | None:
         part = self.engine.parts.get(tp)

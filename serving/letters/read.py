@@ -13,8 +13,8 @@ from clickwell.settings import Settings
 def read_book(settings: Settings) -> Book:
     """Read all letters and what was done about them, but those that name somebody who is erased.
 
-    What a replay is doing at this moment, or was doing when it was killed less than half a minute ago, shows up later,
-    and so do letters that were written to the same partition meanwhile.
+    What a worker, sink or replay is writing at this moment, or was writing when it was killed less than a minute ago,
+    shows up later, and so do letters that were written to the same partition meanwhile.
 
     Raises:
         KafkaError: the broker is away, or there is no such topic.

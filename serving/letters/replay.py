@@ -27,6 +27,7 @@ from confluent_kafka import KafkaError as Report
 from confluent_kafka import KafkaException, Message, Producer
 
 from clickwell.clock import SystemClock
+from clickwell.dead_letters import batches
 from clickwell.errors import KafkaError
 from clickwell.failpoints import Failpoints
 from clickwell.kafka import KafkaLog, librdkafka_config
@@ -109,7 +110,7 @@ class Replayer:
         Raises:
             KafkaError: see the class.
         """
-        for batch in _batches(letters):
+        for batch in batches(letters, lambda letter: letter.size, BATCH, BATCH_BYTES):
             self._settle(batch)
             good, others = mended(self._log, batch, mend, self._clock.now_ms())
             with self._transaction():
@@ -124,7 +125,7 @@ class Replayer:
         Raises:
             KafkaError: see the class.
         """
-        for batch in _batches(letters):
+        for batch in batches(letters, lambda letter: letter.size, BATCH, BATCH_BYTES):
             self._settle(batch)
             good, others = checked(self._log, batch, self._clock.now_ms())
             yield from others
@@ -238,20 +239,6 @@ class Replayer:
 def _remember_fix(letter: Letter, error: Report | None, message: Message) -> None:
     if error is None:
         letter.fix = Place(message.partition() or 0, message.offset() or 0)
-
-
-def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
-    """Cut letters into batches that fit into one transaction, and into memory."""
-    batch: list[Letter] = []
-    size = 0
-    for letter in letters:
-        if batch and (len(batch) == BATCH or size + letter.size > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(letter)
-        size += letter.size
-    if batch:
-        yield batch
 
 
 @contextmanager

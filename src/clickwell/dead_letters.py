@@ -1,14 +1,12 @@
 """Records that are not valid events: kept byte for byte, with the reason, once, before the chunk counts."""
 
 import asyncio
-import time
-from collections.abc import Sequence
-from math import inf
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from confluent_kafka import KafkaError as KafkaCode
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import KafkaException, Producer
 
 from clickwell.errors import DecodeError, KafkaError
 from clickwell.failpoints import Failpoints
@@ -18,14 +16,19 @@ from clickwell.schemas.topics import DEAD_LETTERS
 from clickwell.schemas.wire import MAX_EVENT_BYTES, dead_letter_key
 from clickwell.settings import KafkaSettings
 
-ACK_SECONDS = 30.0
-# A worker that was frozen for a while may have lost its partition to one that went on writing letters. Asking how far
-# the topic reaches takes some 10 ms, so it is done at most this often.
-TRUSTED_SECONDS = 1.0
-# A letter takes some milliseconds; what has not been acknowledged by then may be written once more by the next owner.
-SETTLE_SECONDS = 5.0
+# Whoever takes over ends the transaction of the one before. Until then, or until the broker ends it after this time,
+# nobody can read what lies behind it: a source that nobody takes over must not hold up others for long.
+TRANSACTION_SECONDS = 10.0
+# A transaction has to reach the broker within that time, on a slow line too.
+BATCH = 1000
+BATCH_BYTES = 16 << 20
+# Each has some five threads and its own connections. A bad record is rare, and one that is made again costs what a
+# rebalance costs: asking the broker, and reading what came since the last look.
+MOST_PRODUCERS = 16
 # A document's id, by which records are keyed, has 2 KiB at most.
 MAX_KEY = 4096
+
+T = TypeVar("T")
 
 
 class Source(NamedTuple):
@@ -37,11 +40,16 @@ class Source(NamedTuple):
 
 
 class DeadLetters:
-    """Writes dead letters and knows which were written before, by whichever worker.
+    """Writes dead letters, each once, whichever workers of a group come, die, freeze and wake up.
 
-    The topic itself says which records have a letter: it is read after every assignment, after any failure, and when it
-    was last looked at a second ago. So a replay adds nothing, in whatever order writers came. A source partition's
-    letters go to one partition of the topic.
+    All who write letters of one source partition do so in transactions of one `transactional.id`:
+
+    1. Whoever takes over ends and fences the one before: what that one had not committed by then never will be.
+    2. Then it reads from the topic which records have a letter; nobody else can add one any more.
+    3. As long as it is not fenced itself, what it read and what it wrote since is all there is.
+
+    After every assignment, after any failure, and after too many other sources this begins anew. A source partition's
+    letters go to one partition of the topic. Readers must leave out what is not committed.
 
     A value that is longer than any event may be is cut to that length, with its size in the header `cut_from`: a
     compressed record may be small in its topic and larger than any broker takes when it is written again.
@@ -52,38 +60,32 @@ class DeadLetters:
         self._log = kafka
         self._failpoints = failpoints
         self._lock = Lock()
-        self._producer: Producer | None = None
+        # Only those that have looked at the topic; the least recently used is the first.
+        self._producers: OrderedDict[Source, Producer] = OrderedDict()
+        self._stale = False
         self._partitions = 0
         # Some 60 bytes a letter, for as many as retention keeps: a million of them is a producer that needs mending.
         self._known: dict[tuple[str, int], set[int]] = {}
         self._read_to: dict[int, int] = {}
-        self._read_at = -inf
-        self._sending: set[asyncio.Task[int]] = set()
 
     def forget(self) -> None:
-        """Look at the topic again before the next letter: another worker may have written meanwhile."""
-        with self._lock:
-            self._read_at = -inf
+        """Take over anew before the next letter: another worker may have written meanwhile. Waits for nobody."""
+        self._stale = True
 
     async def send(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
-        """Write the letters that are not in the topic yet and return their number once all are acknowledged.
+        """Write the letters that are not in the topic yet and return their number once all are committed.
+
+        A rebalance that cancels it does not stop the writing: the letters are committed before the next owner looks,
+        or never.
 
         Raises:
-            KafkaError: the broker did not acknowledge; the caller must not go on.
+            KafkaError: they may or may not be in the topic, or another worker has taken over; the caller must not go
+                on. Calling again finds out.
         """
         await self._failpoints.reach("before_dead_letter")
-        task = asyncio.create_task(asyncio.to_thread(self.write, source, bad))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        # A rebalance cancels who waits here, not the thread that writes.
-        sent = await asyncio.shield(task)
+        sent = await asyncio.to_thread(self.write, source, bad)
         await self._failpoints.reach("after_dead_letter")
         return sent
-
-    async def settle(self) -> None:
-        """Wait until no letter is under way; not for ever, as the group would take a long wait for a death."""
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=SETTLE_SECONDS)
 
     def write(self, source: Source, bad: Sequence[tuple[Record, DecodeError]]) -> int:
         """Do what `send` does, for callers that may block.
@@ -92,69 +94,89 @@ class DeadLetters:
             KafkaError: as `send`.
         """
         with self._lock:
+            if self._stale:
+                self._stale = False
+                self._producers.clear()
+            # Put back when all went well: one that failed must not be used again.
+            producer = self._producers.pop(source, None)
             try:
-                if time.monotonic() - self._read_at > TRUSTED_SECONDS:
-                    self._catch_up()
-                    self._read_at = time.monotonic()
+                if producer is None:
+                    producer = self._take_over(source)
                 known = self._known.setdefault(source[1:], set())
                 new = [(record, error) for record, error in bad if record.offset not in known]
-                self._produce(source, new)
+                for batch in batches(new, lambda letter: len(letter[0].value or b""), BATCH, BATCH_BYTES):
+                    self._commit(producer, source, batch)
+                    known.update(record.offset for record, _ in batch)
             except KafkaException as error:
-                self._read_at = -inf
-                raise KafkaError(f"dead letters cannot be written: {error}") from None
-            except KafkaError:
-                self._read_at = -inf
-                raise
-            known.update(record.offset for record, _ in new)
+                raise KafkaError(f"dead letters cannot be written: {error.args[0].str()}") from None
+            self._producers[source] = producer
+            if len(self._producers) > MOST_PRODUCERS:
+                self._producers.popitem(last=False)
             return len(new)
 
-    def _produce(self, source: Source, letters: Sequence[tuple[Record, DecodeError]]) -> None:
-        if not letters:
-            return
-        if self._producer is None:
-            self._producer = Producer(
-                {
-                    **librdkafka_config(self._settings),
-                    "enable.idempotence": True,
-                    "message.max.bytes": 8 << 20,
-                    "delivery.timeout.ms": int(ACK_SECONDS * 1000),
-                    "linger.ms": 0,
-                    "log_level": 0,
-                }
-            )
-        failures: list[str] = []
+    def _take_over(self, source: Source) -> Producer:
+        """Return the only producer that can write letters of this source, knowing those that are there."""
+        producer = Producer(
+            {
+                **librdkafka_config(self._settings),
+                "transactional.id": f"{self._settings.group}-letters-{source.topic_id}-{source.partition}",
+                "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+                "message.max.bytes": 8 << 20,
+                "linger.ms": 0,
+                "log_level": 0,
+            }
+        )
+        producer.init_transactions(TRANSACTION_SECONDS)
+        self._look(source)
+        return producer
 
-        def delivered(error: KafkaCode | None, _message: Message) -> None:
-            if error is not None:
-                failures.append(str(error))
-
+    def _commit(self, producer: Producer, source: Source, letters: Sequence[tuple[Record, DecodeError]]) -> None:
+        """Write letters, all or none; if it fails, whoever takes over next ends the transaction."""
+        producer.begin_transaction()
         for record, error in letters:
-            self._producer.produce(
+            producer.produce(
                 DEAD_LETTERS.name,
                 key=dead_letter_key(source.topic, source.partition, record.offset),
                 value=record.value and record.value[:MAX_EVENT_BYTES],
-                partition=(source.partition + sum(source.topic.encode())) % self._partitions,
+                partition=self._home(source),
                 headers=_headers(source, record, error),
-                on_delivery=delivered,
             )
-            self._producer.poll(0)
-        left = self._producer.flush(ACK_SECONDS + 5)
-        if failures or left:
-            raise KafkaError(f"{len(failures) or left} dead letters were not acknowledged: {failures[:1]}")
+        producer.commit_transaction(TRANSACTION_SECONDS)
 
-    def _catch_up(self) -> None:
-        """Read the keys of the letters that came since the last time; asking for the ends is all there mostly is."""
+    def _home(self, source: Source) -> int:
+        """Return the partition of the topic to which a source's letters go."""
+        return (source.partition + sum(source.topic.encode())) % self._partitions
+
+    def _look(self, source: Source) -> None:
+        """Read the keys of all letters of a source, and of others as far as nobody has to be waited for.
+
+        All partitions are read: a source's older letters lie elsewhere if the topic had fewer partitions then.
+        """
         _, self._partitions = self._log.describe(DEAD_LETTERS.name)
-        ends = self._log.latest(DEAD_LETTERS.name, range(self._partitions))
-        begin = {partition: self._read_to.get(partition, 0) for partition in range(self._partitions)}
-        for letter in self._log.read(DEAD_LETTERS.name, begin, ends):
+        home, ends = self._home(source), self._log.latest(DEAD_LETTERS.name, range(self._partitions))
+        begin = {partition: self._read_to.get(partition, 0) for partition in ends}
+        for letter in self._log.read(DEAD_LETTERS.name, begin, ends, committed=True, whole={home}):
             try:
-                source = (letter.headers["topic_id"].decode(), int(letter.headers["partition"]))
-                self._known.setdefault(source, set()).add(int(letter.headers["offset"]))
+                origin = (letter.headers["topic_id"].decode(), int(letter.headers["partition"]))
+                self._known.setdefault(origin, set()).add(int(letter.headers["offset"]))
             except (KeyError, ValueError):
                 pass  # not a letter of ours
             self._read_to[letter.partition] = letter.offset + 1
-        self._read_to.update(ends)
+        self._read_to[home] = ends[home]
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int], most: int, most_bytes: int) -> Iterator[list[T]]:
+    """Cut items into lists that fit into one transaction, and into memory; one that is too large is alone."""
+    batch: list[T] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == most or size + size_of(item) > most_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += size_of(item)
+    if batch:
+        yield batch
 
 
 def _headers(source: Source, record: Record, error: DecodeError) -> list[tuple[str, str | bytes | None]]:

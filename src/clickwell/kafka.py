@@ -1,7 +1,7 @@
 """Kafka as librdkafka sees it: the settings in its words, and what must be known of the log besides its records."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
@@ -18,7 +18,8 @@ END_REACHED = KafkaCode._PARTITION_EOF  # noqa: SLF001  # librdkafka's name for 
 # A controller that has not answered in this time may be dead.
 CONTROLLER_SECONDS = 3.0
 
-# A partition that has records to give gives some within this time, unless its leader is gone.
+# A partition that has records to give gives some within this time, unless its leader is gone. A transaction that its
+# producer left alone is over within its own timeout and the ten seconds after which brokers look for such.
 READ_SECONDS = 30.0
 
 # Seconds for which a broker may answer so of a topic that was just made, or whose leader has just changed.
@@ -139,7 +140,13 @@ class KafkaLog:
             consumer.close()
 
     def read(
-        self, topic: str, begin: Mapping[int, int], end: Mapping[int, int], *, committed: bool = False
+        self,
+        topic: str,
+        begin: Mapping[int, int],
+        end: Mapping[int, int],
+        *,
+        committed: bool = False,
+        whole: Collection[int] = (),
     ) -> Iterator[LogRecord]:
         """Yield the records of some partitions; those of one partition in order.
 
@@ -149,9 +156,10 @@ class KafkaLog:
             end: partition -> offset after the last one, for the same partitions; at most the log's end.
             committed: leave out what belongs to a Kafka transaction that was aborted or is not over, and what lies
                 behind the latter.
+            whole: with `committed`, the partitions in which to wait for transactions that are not over, instead.
 
         Raises:
-            KafkaError: the broker is away.
+            KafkaError: the broker is away, or a transaction that was to be waited for is not over after half a minute.
         """
         left = {partition for partition, offset in begin.items() if offset < end[partition]}
         if not left:
@@ -163,6 +171,8 @@ class KafkaLog:
                 "isolation.level": "read_committed" if committed else "read_uncommitted",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
+                # A partition that ends in a marker is known to be over after one answer that brings nothing.
+                "fetch.wait.max.ms": 20,
                 "auto.offset.reset": "earliest",
                 "log_level": 0,
             }
@@ -183,7 +193,7 @@ class KafkaLog:
                     offset += 1
                 elif error.code() != END_REACHED:
                     raise KafkaError(f"topic {topic} cannot be read: {error.str()}")
-                if offset >= end[partition] or (error is not None and committed):
+                if offset >= end[partition] or (error is not None and committed and partition not in whole):
                     left.discard(partition)
         except KafkaException as error:
             raise KafkaError(f"topic {topic} cannot be read: {error.args[0].str()}") from None

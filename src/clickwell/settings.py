@@ -203,7 +203,7 @@ class SinkSettings(_Group):
     session_timeout: float = Field(default=30.0, ge=6, le=300)
     """Seconds without a heartbeat after which the broker gives a sink's partitions to others."""
     dead_letter_topics: tuple[str, ...] = ("searches.v1",)
-    """Topics whose bad records the sink dead-letters. Workers do it for interactions: two writers would do it twice."""
+    """Topics whose bad records the sink dead-letters. Workers do it for interactions: two would shut each other out."""
     maintain_seconds: float = Field(default=3600.0, ge=0)
     """How often the sink compacts closed days and vacuums; 0 leaves both to `clickwell lake compact` and `vacuum`."""
     compact_rows: int = Field(default=1_000_000, ge=1000, le=50_000_000)

@@ -264,7 +264,9 @@ def test_dead_letters_are_mended_over_http(served, settings, sent):
     """An admin finds a letter, reads its bytes, has a bad fix refused, mends it, and puts it back twice."""
     source = Source(INTERACTIONS.name, new_id().replace("-", "")[-22:], 777)
     bad = [(Bad(5, b'{"feature_id": "http"}\xff'), DecodeError("bad_json", "no"))]
-    DeadLetters(settings.kafka, KafkaLog(settings.kafka), Failpoints()).write(source, bad)
+    # What is committed can be read a little later; the second writer waits for that.
+    written = [DeadLetters(settings.kafka, KafkaLog(settings.kafka), Failpoints()).write(source, bad) for _ in range(2)]
+    assert written == [1, 0]
     letter = f"{INTERACTIONS.name}/777/5"
     address = f"{served[0]}/v1/dead-letters"
     with httpx2.Client(base_url=address) as http:

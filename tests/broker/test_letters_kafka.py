@@ -5,9 +5,12 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from clickwell.cli import app
@@ -18,7 +21,7 @@ from clickwell.kafka import KafkaLog
 from clickwell.producers.erasures import request_erasure
 from clickwell.producers.topics import ensure_topics
 from clickwell.schemas.erasure import Erasure
-from clickwell.schemas.topics import INTERACTIONS
+from clickwell.schemas.topics import DEAD_LETTERS, INTERACTIONS
 from clickwell.schemas.wire import new_id
 from clickwell.serving.letters.book import Filter
 from clickwell.serving.letters.read import read_book, read_values
@@ -60,10 +63,28 @@ def write(settings, log, source):
     """A function that dead-letters values as a worker does it, at offsets from 0, and returns how many were new."""
 
     def write(*values):
-        bad = [(Bad(n, value), DecodeError("missing_field", "no", field="x")) for n, value in enumerate(values)]
-        return DeadLetters(settings.kafka, log, Failpoints()).write(source, bad)
+        written = writer(settings).write(source, bad(*values))
+        committed(log)
+        return written
 
     return write
+
+
+def writer(settings):
+    """The letters of one worker."""
+    return DeadLetters(settings.kafka, KafkaLog(settings.kafka), Failpoints())
+
+
+def bad(*values):
+    """Bad records with these values, at offsets from 0."""
+    return [(Bad(n, value), DecodeError("missing_field", "no", field="x")) for n, value in enumerate(values)]
+
+
+def committed(log, source=None):
+    """A source's letters once all transactions are over: some are a little after the commit."""
+    ends = log.latest(DEAD_LETTERS.name, range(log.describe(DEAD_LETTERS.name)[1]))
+    records = list(log.read(DEAD_LETTERS.name, dict.fromkeys(ends, 0), ends, committed=True, whole=ends))
+    return [one for one in records if source and one.headers.get("topic_id") == source.topic_id.encode()]
 
 
 def click(**fields):
@@ -187,6 +208,71 @@ def test_a_batch_has_a_bound(settings, log, write, source, monkeypatch):
     write(*(click(feature_id=f"doc{n}") for n in range(5)))
     assert replay(settings, source) == dict.fromkeys(range(5), "replayed")
     assert len(put_back(log, source)) == 5
+
+
+def test_a_frozen_writer_adds_nothing_when_it_wakes_up(settings, log, source, monkeypatch):
+    """Frozen between its letter and its commit, while another takes over: it is refused, and the letter there once."""
+    frozen, awake = threading.Event(), threading.Event()
+
+    class Freezing(Producer):
+        def commit_transaction(self, timeout):
+            assert self.flush(20) == 0
+            frozen.set()
+            assert awake.wait(60)
+            super().commit_transaction(timeout)
+
+    first, second = writer(settings), writer(settings)
+    with ThreadPoolExecutor() as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr("clickwell.dead_letters.Producer", Freezing)
+            writing = pool.submit(first.write, source, bad(b"{"))
+            assert frozen.wait(60)
+        assert second.write(source, bad(b"{", b"[")) == 2
+        awake.set()
+        with pytest.raises(KafkaError, match="cannot be written"):
+            writing.result(60)
+    assert [one.value for one in committed(log, source)] == [b"{", b"["]
+    # It takes over by itself, and the other one is told.
+    assert first.write(source, bad(b"{", b"[", b"")) == 1
+    with pytest.raises(KafkaError, match="cannot be written"):
+        second.write(source, bad(b"{", b"[", b"", b"x"))
+    assert second.write(source, bad(b"{", b"[", b"", b"x")) == 1
+    assert [one.value for one in committed(log, source)] == [b"{", b"[", b"", b"x"]
+
+
+def test_the_next_writer_sees_what_the_last_one_committed(settings, log, source):
+    """Also in the moment after the commit, when readers do not see it yet."""
+    assert [writer(settings).write(source, bad(*[b"{"] * n)) for n in (1, 3, 3, 4)] == [1, 2, 0, 1]
+    assert len(committed(log, source)) == 4
+
+
+@pytest.mark.parametrize("end", ["commit", "abort"])
+def test_a_stranger_s_open_transaction_hides_no_letter(settings, log, source, end):
+    """Who takes over waits for a transaction of another source in front of this one's letters, however that ends."""
+    last = writer(settings)
+    last.write(source, bad(b"{"))
+    (letter,) = committed(log, source)
+    stranger = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": source.topic_id})
+    stranger.init_transactions(20)
+    stranger.begin_transaction()
+    stranger.produce(DEAD_LETTERS.name, b"not a letter", partition=letter.partition)
+    assert stranger.flush(20) == 0
+    assert last.write(source, bad(b"{", b"[")) == 1
+    ending = threading.Timer(1, stranger.commit_transaction if end == "commit" else stranger.abort_transaction)
+    ending.start()
+    assert writer(settings).write(source, bad(b"{", b"[", b"")) == 1
+    ending.join()
+    assert [one.value for one in committed(log, source)] == [b"{", b"[", b""]
+
+
+def test_a_writer_of_many_sources_takes_over_again(settings, log, source, monkeypatch):
+    """With more sources than it keeps producers for, each letter is there once too."""
+    monkeypatch.setattr("clickwell.dead_letters.MOST_PRODUCERS", 1)
+    other, letters = source._replace(topic_id=new_id().replace("-", "")[-22:]), writer(settings)
+    for values in ([b"{"], [b"{", b"["]):
+        assert [letters.write(one, bad(*values)) for one in (source, other)] == [1, 1]
+    assert len(letters._producers) == 1
+    assert len(committed(log, source)) == len(committed(log, other)) == 2
 
 
 @pytest.fixture

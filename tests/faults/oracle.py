@@ -12,6 +12,7 @@ from typing import Any
 import redis
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka import KafkaError as KafkaCode
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 INTERACTIONS, DEAD_LETTERS = "interactions.v1", "dead-letters.v1"
 SIGNALS = ("click", "long_view", "add_to_cart", "purchase")
@@ -67,19 +68,21 @@ class TopicReader:
         topic: its name.
 
     Attributes:
-        records: every record so far, uncommitted and aborted ones too.
+        records: every record so far, uncommitted and aborted ones too, as workers and sinks count them; of the dead
+            letters the committed ones.
     """
 
     def __init__(self, kafka: str, topic: str) -> None:
         self.records: list[LogRecord] = []
-        self._topic, self._next = topic, dict[int, int]()
+        self._topic, self._next, self._committed = topic, dict[int, int](), topic == DEAD_LETTERS
+        self._admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka,
                 "group.id": "oracle",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
-                "isolation.level": "read_uncommitted",
+                "isolation.level": "read_committed" if self._committed else "read_uncommitted",
                 "auto.offset.reset": "earliest",
                 "log_level": 0,
             }
@@ -89,14 +92,16 @@ class TopicReader:
         """Return everything from the beginning to what is now the end."""
         left = set(self._consumer.list_topics(self._topic, timeout=30).topics[self._topic].partitions)
         places = [TopicPartition(self._topic, part, self._next.get(part, OFFSET_BEGINNING)) for part in left]
+        # Committed records can be read up to the oldest transaction that is not over: its end is waited for.
+        ends = self._ends(left) if self._committed else dict.fromkeys(left, 0)
         self._consumer.assign(places)
         deadline = time.monotonic() + timeout
         while left:
             if time.monotonic() > deadline:
                 raise NotReadError(f"{self._topic} could not be read to its end")
             for message in self._consumer.consume(5000, timeout=0.1):
-                if message.error():
-                    if message.error().code() == KafkaCode._PARTITION_EOF:
+                if error := message.error():
+                    if error.code() == KafkaCode._PARTITION_EOF and message.offset() >= ends[message.partition()]:
                         left.discard(message.partition())
                     continue
                 headers = tuple(message.headers() or ())
@@ -106,6 +111,10 @@ class TopicReader:
                 self.records.append(LogRecord(*place, message.key(), message.value(), headers, poison))
         self._consumer.unassign()
         return self.records
+
+    def _ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        asked = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in partitions}
+        return {place.partition: told.result(30).offset for place, told in self._admin.list_offsets(asked).items()}
 
     def close(self) -> None:
         """Leave the broker."""
