@@ -164,8 +164,9 @@ def test_compaction_keeps_every_row_sorted_and_pruned(settings: Settings) -> Non
         mine.write(pending(number * 60, clicks(60)))
     before, reader = table(settings), lake.dataset(settings, "interactions")
     result = compact(settings, INTERACTION_TABLE, NONE)
-    # The running day has too few files to be worth it.
-    assert (result.files_before, result.files_after, result.skipped) == (12, 2, 0)
+    # The running day has too few files to be worth it, unless midnight has passed since its events were made.
+    closed = 2 + (datetime.fromtimestamp(NOW / 1000, UTC).date() < datetime.now(UTC).date())
+    assert (result.files_before, result.files_after, result.skipped) == (6 * closed, closed, 0)
     assert compact(settings, INTERACTION_TABLE, NONE).files_before == 0
     order = [("kafka_offset", "ascending")]
     assert table(settings).sort_by(order).equals(before.sort_by(order))
