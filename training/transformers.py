@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -77,23 +78,25 @@ def train(
 
     rows = tuples(pairs, texts, seed=seed)
     advance(f"{len(rows['anchor']):,} pairs")
-    SentenceTransformerTrainer(
-        model=base.model,
-        args=SentenceTransformerTrainingArguments(
-            output_dir="",
-            num_train_epochs=EPOCHS,
-            per_device_train_batch_size=BATCH,
-            learning_rate=LEARNING_RATE,
-            warmup_ratio=WARMUP,
-            # A document twice in a batch would be a negative of its own query.
-            batch_sampler=BatchSamplers.NO_DUPLICATES,
-            save_strategy="no",
-            report_to="none",
-            seed=seed,
-        ),
-        train_dataset=Dataset.from_dict(rows),
-        loss=MultipleNegativesRankingLoss(base.model),
-    ).train()
+    # Nothing is kept there, but the library makes the folder.
+    with TemporaryDirectory(prefix="clickwell-train-") as scratch:
+        SentenceTransformerTrainer(
+            model=base.model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=scratch,
+                num_train_epochs=EPOCHS,
+                per_device_train_batch_size=BATCH,
+                learning_rate=LEARNING_RATE,
+                warmup_ratio=WARMUP,
+                # A document twice in a batch would be a negative of its own query.
+                batch_sampler=BatchSamplers.NO_DUPLICATES,
+                save_strategy="no",
+                report_to="none",
+                seed=seed,
+            ),
+            train_dataset=Dataset.from_dict(rows),
+            loss=MultipleNegativesRankingLoss(base.model),
+        ).train()
     facts = {"method": "full", "base": name, "positive_pairs": len(rows["anchor"]), "epochs": EPOCHS, "seed": seed}
     return Model(base, None, facts, *trained_on(pairs))
 
