@@ -29,8 +29,9 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")
-def settings(kafka):
-    settings = Settings(kafka={"bootstrap_servers": kafka})
+def settings(fresh_kafka):
+    """A broker of this module's own: what others have asked to be erased would need their keys."""
+    settings = Settings(kafka={"bootstrap_servers": fresh_kafka().address})
     ensure_topics(settings)
     return settings
 
